@@ -38,23 +38,12 @@ class VenueRules:
     since_ms: int = 0  # UTC milliseconds from which these rules hold
 
     def __post_init__(self) -> None:
-        for name in (
-            "tick_size",
-            "qty_step",
-            "min_qty",
-            "max_qty",
-            "max_market_qty",
-            "max_leverage",
-        ):
+        for name in ("tick_size", "qty_step", "min_qty", "max_qty", "max_market_qty", "max_leverage"):
             if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"rules.{name} must be positive, was {getattr(self, name)}"
-                )
+                raise ConfigError(f"rules.{name} must be positive, was {getattr(self, name)}")
         unit = self.tick_size * self.qty_step * E8
         if unit != int(unit):
-            raise ConfigError(
-                f"tick {self.tick_size} times step {self.qty_step} is finer than 1e-8 of the quote coin"
-            )
+            raise ConfigError(f"tick {self.tick_size} times step {self.qty_step} is finer than 1e-8 of the quote coin")
 
     @property
     def unit_e8(self) -> int:
@@ -90,17 +79,19 @@ class Instrument:
     def qty(self, steps: int) -> Decimal:
         return steps * self.rules.qty_step
 
+    def cost(self, value: Decimal) -> int:
+        return _whole(value, self.rules.tick_size * self.rules.qty_step, "value", self.symbol)
+
+    def value(self, cost: int) -> Decimal:
+        return cost * self.rules.tick_size * self.rules.qty_step
+
     def to_ticks(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
         "Nearest tick of each price; shape kept."
-        return np.rint(
-            np.asarray(prices, dtype=np.float64) / float(self.rules.tick_size)
-        ).astype(np.int64)
+        return np.rint(np.asarray(prices, dtype=np.float64) / float(self.rules.tick_size)).astype(np.int64)
 
     def to_steps(self, quantities: NDArray[np.float64]) -> NDArray[np.int64]:
         "Whole steps in each quantity, rounded to the nearest; shape kept."
-        return np.rint(
-            np.asarray(quantities, dtype=np.float64) / float(self.rules.qty_step)
-        ).astype(np.int64)
+        return np.rint(np.asarray(quantities, dtype=np.float64) / float(self.rules.qty_step)).astype(np.int64)
 
 # %% ../../nbs/00_core/30_market.ipynb #33b48e80
 def to_e8(amount: Decimal) -> int:
@@ -130,9 +121,7 @@ class Candles:
     low: Floats
     close: Floats
     volume: Floats  # base coin
-    extras: dict[str, Floats] = field(
-        default_factory=dict
-    )  # "funding_rate", "open_interest", "mark_low", …
+    extras: dict[str, Floats] = field(default_factory=dict)  # "funding_rate", "open_interest", "mark_low", …
     notes: tuple[str, ...] = ()  # what a reader of any result must know about this data
 
     @property
@@ -143,14 +132,8 @@ class Candles:
         return len(self.open_ms)
 
     def __getitem__(self, part: slice) -> "Candles":
-        cut: dict[str, Any] = {
-            name: getattr(self, name)[part] for name in ("open_ms", *COLUMNS)
-        }
-        return replace(
-            self,
-            **cut,
-            extras={name: column[part] for name, column in self.extras.items()},
-        )
+        cut: dict[str, Any] = {name: getattr(self, name)[part] for name in ("open_ms", *COLUMNS)}
+        return replace(self, **cut, extras={name: column[part] for name, column in self.extras.items()})
 
     def between(self, since_ms: int, until_ms: int) -> "Candles":
         "Bars with since ≤ open < until."
@@ -162,23 +145,15 @@ def check(candles: Candles) -> Candles:
     "Return the candles when they can be traded on; raises `DataError` naming the first bar that cannot."
     where = f"{candles.venue} {candles.symbol} {candles.timeframe}"
     if not len(candles):
-        raise DataError(
-            f"{where}: no bars in this period; `autotrader data list` shows what there is"
-        )
+        raise DataError(f"{where}: no bars in this period; `autotrader data list` shows what there is")
     prices = np.stack([candles.open, candles.high, candles.low, candles.close])
     steps = np.diff(candles.open_ms, prepend=candles.open_ms[0] - 1)
     faults = {
         "its stamp is not after the one before it (sort, drop duplicates)": steps <= 0,
-        "a price is missing or not positive": ~(np.isfinite(prices) & (prices > 0)).all(
-            axis=0
-        ),
-        "its high or low does not contain open and close": (
-            prices.max(axis=0) > candles.high
-        )
+        "a price is missing or not positive": ~(np.isfinite(prices) & (prices > 0)).all(axis=0),
+        "its high or low does not contain open and close": (prices.max(axis=0) > candles.high)
         | (prices.min(axis=0) < candles.low),
-        "its volume is missing or negative": ~(
-            np.isfinite(candles.volume) & (candles.volume >= 0)
-        ),
+        "its volume is missing or negative": ~(np.isfinite(candles.volume) & (candles.volume >= 0)),
     }
     for fault, rows in faults.items():
         if rows.any():
