@@ -1,0 +1,140 @@
+"""The rules of the house, read from the notebooks and the package."""
+
+import ast
+import configparser
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = sorted(
+    p for p in (ROOT / "nbs").rglob("*.ipynb") if re.match(r"\d\d_", p.name) and re.match(r"\d\d_|nbs", p.parent.name)
+)
+MODULES = sorted(
+    p for p in (ROOT / "autotrader").rglob("*.py") if p.name != "_modidx.py" and "migrations" not in p.parts
+)
+BELOW_RUNNER = [p for p in MODULES if not {"runner", "dashboard", "cli"} & set(p.parts)]
+
+
+def cells(notebook: Path, kind: str | None = None) -> list[str]:
+    found: list[dict[str, Any]] = json.loads(notebook.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in found if kind in (None, cell["cell_type"])]
+
+
+def exported(notebook: Path) -> list[str]:
+    return [source for source in cells(notebook, "code") if re.match(r"#\s*\|\s*export", source)]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(notebook: Path) -> str:
+    "nbs/40_engine/10_policy.ipynb → engine.policy"
+    return ".".join(part[3:] for part in notebook.relative_to(ROOT / "nbs").with_suffix("").parts)
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_a_notebook_exports_the_module_its_path_names(notebook: Path) -> None:
+    named = [
+        m[1] for source in cells(notebook, "code") for m in re.finditer(r"^#\s*\|\s*default_exp (\S+)", source, re.M)
+    ]
+    assert named == [module_of(notebook)]
+    module = ROOT / "autotrader" / Path(*module_of(notebook).split(".")).with_suffix(".py")
+    assert f"nbs/{notebook.relative_to(ROOT / 'nbs')}" in module.read_text(), "exported from another notebook"
+
+
+def test_every_module_comes_from_a_notebook() -> None:
+    notebooks = {module_of(notebook) for notebook in ROOMS}
+    written = [
+        ".".join(p.relative_to(ROOT / "autotrader").with_suffix("").parts)
+        for p in MODULES
+        if p.name != "__init__.py" or p.read_text().strip()
+    ]
+    assert sorted(set(written) - notebooks) == []
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_a_notebook_opens_with_its_title_and_its_purpose(notebook: Path) -> None:
+    first = next(iter(cells(notebook, "markdown")))
+    assert re.match(r"# \S.*\n\n> \S.*", first), "the first page wants `# Title`, then `> one line`"
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_a_notebook_is_short_and_its_cells_are_shorter(notebook: Path) -> None:
+    assert len(cells(notebook)) <= 80
+    assert [source for source in exported(notebook) if source.count("\n") > 60] == []
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_a_page_names_what_it_imports(notebook: Path) -> None:
+    stars = [line for source in cells(notebook, "code") for line in re.findall(r"^from \S+ import \*", source, re.M)]
+    assert stars == []
+    assert [source for source in exported(notebook) if re.search(r"^@patch", source, re.M)] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name)
+def test_nothing_is_left_undone(module: Path) -> None:
+    assert re.findall(r"NotImplementedError|\bTODO\b|\bFIXME\b|\bXXX\b", module.read_text()) == []
+
+
+def calls(module: Path) -> set[str]:
+    "Dotted names of everything called, such as `time.time` or `np.random.rand`."
+    tree = ast.parse(module.read_text())
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("module", BELOW_RUNNER, ids=name)
+def test_time_comes_from_the_clock_and_chance_from_a_seed(module: Path) -> None:
+    if name(module) == "autotrader/core/clock.py":
+        return
+    stray = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.datetime.now", "date.today"}
+    unseeded = {"np.random.default_rng", "np.random.seed", "random.random", "random.choice", "random.shuffle"}
+    found = calls(module) & (stray | unseeded)
+    if "np.random.default_rng" in found and "default_rng()" not in module.read_text():
+        found.discard("np.random.default_rng")
+    assert found == set()
+
+
+@pytest.mark.parametrize("module", BELOW_RUNNER, ids=name)
+def test_no_room_asks_whether_it_is_live(module: Path) -> None:
+    tests = [ast.unparse(n.test) for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.If | ast.IfExp)]
+    assert [test for test in tests if re.search(r"\b(is_)?live\b(?!\.)", test.split("==")[0])] == []
+
+
+def test_the_import_contracts_are_those_of_the_folders() -> None:
+    done = subprocess.run([sys.executable, ROOT / "tools/contracts.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_contracts_stop_a_climb_and_a_shortcut_to_the_venue() -> None:
+    spec = importlib.util.spec_from_file_location("contracts", ROOT / "tools/contracts.py")
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = tool.render({"core": ["errors", "clock"], "exchange": ["bybit"], "jobs": ["launch"], "runner": ["app"]})
+    read = configparser.ConfigParser()
+    read.read_string(text)
+    assert read["importlinter:contract:floors"]["layers"].split() == ["runner", "jobs", "exchange", "core"]
+    assert read["importlinter:contract:core"]["layers"].split() == ["clock", "errors"]
+    venue = read["importlinter:contract:venue"]
+    assert venue["forbidden_modules"].split() == ["autotrader.exchange.bybit"]
+    assert "autotrader.jobs.launch" in venue["source_modules"].split()
+    assert "autotrader.runner.app" not in venue["source_modules"].split()
+
+
+def test_the_version_is_written_once_and_told_the_same() -> None:
+    import autotrader
+
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    assert settings["DEFAULT"]["version"] == autotrader.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "autotrader.__version__"}
