@@ -107,9 +107,9 @@ EVENT = np.dtype(
 
 # %% ../../nbs/40_engine/10_events.ipynb #724cee40
 class IntentKind(IntEnum):
-    PLACE = 1  # key, order, side, price, qty, reduce, stop, target, expires_ms; code: Purpose
+    PLACE = 1  # key, order, side, price, qty, reduce, stop, target, expires_ms, trip; code: Purpose
     CANCEL = 2  # key
-    PROTECT = 3  # stop, target
+    PROTECT = 3  # stop, target, trip
     NOTE = 4  # code: Note; a, b
 
 
@@ -149,6 +149,8 @@ class Note(IntEnum):
     RESUMED = 20  # a: size factor
     NO_ATR = 21  # the ATR is not known yet
     SIZE_TIER = 22  # a: multiplier, b: ATR as the thresholds count it
+    NO_SLOT = 23  # a: orders that still rest
+    PARTS_MERGED = 24  # a: parts that fell due between two clock events and went out as one order
 
 # %% ../../nbs/40_engine/10_events.ipynb #b6ec8123
 INTENT = np.dtype(
@@ -164,12 +166,13 @@ INTENT = np.dtype(
         ("stop", "i8"),
         ("target", "i8"),
         ("expires_ms", "i8"),
+        ("trip", "i8"),
         ("a", "f8"),
         ("b", "f8"),
     ],
     align=True,
 )
-MAX_INTENTS = 32  # more than one step can ever want
+MAX_INTENTS = 64  # more than one step can ever want
 
 # %% ../../nbs/40_engine/10_events.ipynb #8a02789a
 class Status(IntEnum):
@@ -250,8 +253,9 @@ STATE = np.dtype(
         # plan of the entry
         ("side", "i8"),  # of the trip; 0 when flat and idle
         ("total", "i8"),  # steps planned
-        ("parts", "i8"),
+        ("parts", "i8"),  # 0 once the entry is complete
         ("part", "i8"),  # parts sent so far
+        ("part_qty", "i8"),  # steps of each later part
         ("next_ms", "i8"),  # next time-split part
         ("deadline_ms", "i8"),
         ("atr0", "f8"),  # ATR when the trip was decided
