@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from itertools import pairwise
 from math import ceil, isfinite, log
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ import numpy as np
 import talib
 from numpy.typing import NDArray
 
-from ..core.clock import DAY_MS, iso, parse_time, timeframe_ms
+from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import ConfigError, DataError
 from ..core.market import Candles, Floats
 
@@ -275,7 +276,7 @@ def segments(
     if candles.bar_ms <= 60_000:
         anchors = np.maximum(begin_ms, _quarter_ms(candles.open_ms[begin:]) - RUN_IN_MS)
     edges = [0, *(np.flatnonzero(np.diff(anchors)) + 1).tolist(), len(anchors)]
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         if first < last:
             anchor = int(np.searchsorted(candles.open_ms, anchors[first]))
             yield Segment(anchor, begin + first, begin + last)
