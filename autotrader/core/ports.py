@@ -180,9 +180,9 @@ class Bar:
     low: int
     close: int
     volume: int
-    mark_high: int
+    mark_high: int  # 0: no mark prices
     mark_low: int
-    funding_rate: float | None = None  # paid at `close_ms`; None: no payment then
+    funding: tuple[tuple[int, float], ...] = ()  # (stamp, rate) of payments that fell into it
 
 
 class MarketFeed(Protocol):
