@@ -20,7 +20,7 @@ def _narrowed(name: str, values: ArrayLike, low: int, high: int) -> NDArray[np.i
         raise ConfigError(
             f"signals.{name} must be one column of numbers, was {array.dtype} of shape {array.shape}: give one value per bar"
         )
-    wrong = ~np.isin(array, np.arange(low, high + 1))
+    wrong = ~((array >= low) & (array <= high) & (array == np.trunc(array)))  # also true for NaN
     if wrong.any():
         bar = int(np.argmax(wrong))
         allowed = ", ".join(str(value) for value in range(low, high + 1))

@@ -105,7 +105,7 @@ def _turned(condition: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[n
 
 
 def _known(*columns: Floats) -> NDArray[np.bool_]:
-    return ~np.isnan(np.stack(columns)).any(axis=0)
+    return np.asarray(~np.isnan(np.stack(columns)).any(axis=0))
 
 # %% ../../nbs/55_strategy/40_templates.ipynb #3474a90e
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,9 +269,9 @@ def decide(
         answer = strategy.signals(candles[part.anchor : part.last])
         _fits(name, answer, part.last - part.anchor)
         first = max(part.first, part.anchor + strategy.warmup)
-        rest = answer[first - part.anchor :]
-        direction[first : part.last], exits[first : part.last] = rest.direction, rest.exits
-        confidence[first : part.last] = rest.confidence
+        kept, rest = slice(first, part.last), slice(first - part.anchor, None)
+        direction[kept], exits[kept] = answer.direction[rest], answer.exits[rest]
+        confidence[kept] = answer.confidence[rest]
     return Signals(direction, exits, confidence)
 
 
