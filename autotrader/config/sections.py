@@ -379,8 +379,8 @@ def _history_start(value: Any) -> Any:
 class SubBot(Section):
     "One bot: a market, a size, a way to decide, its own limits."
 
+    name: Annotated[str, Field(pattern=r"\S", max_length=60)]
     id: Annotated[str, Field(max_length=24)]
-    name: Annotated[str, Field(min_length=1, max_length=60)]
     enabled: bool = True
     venue: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "bybit"
     symbol: Symbol
@@ -578,7 +578,7 @@ class Backtest(Section):
 
     slippage_bps: Annotated[float, Field(ge=0, le=1000)] = 1.0  # of a market order, each way
     spread_bps: Annotated[float, Field(ge=0, le=1000)] = 1.0  # smallest spread; half of it each way
-    participation_cap: Annotated[float, Field(gt=0, le=1)] = 0.1  # of a bar's volume
+    participation_cap: Fraction = 0.1  # of a bar's volume; 0: no cap
     taker_fee_bps: Annotated[float | None, Field(gt=-100, lt=1000)] = None  # None: of the instrument
     maker_fee_bps: Annotated[float | None, Field(gt=-100, lt=1000)] = None
     leverage: Annotated[float, Field(ge=1, le=100)] = 5.0  # of the isolated margin; sets the liquidation price
