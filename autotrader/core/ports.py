@@ -146,8 +146,8 @@ class Snapshot:
 class Exchange(Protocol):
     "One account of one venue."
 
-    def submit(self, order: OrderRequest) -> str:
-        "Place an order; returns the venue's order id."
+    def submit(self, order: OrderRequest) -> None:
+        "Place an order; the venue's name for it comes with the first update."
         ...
 
     def cancel(self, symbol: str, link_id: str) -> None:
