@@ -7,7 +7,7 @@ __all__ = ['ENDPOINT', 'Stamps', 'Rows', 'connect', 'ask', 'holes', 'to_candles'
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #3775111f
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,9 +23,11 @@ from ..core.clock import Clock, iso, timeframe_ms
 from ..core.errors import ConfigError, DataError, Rejected, Retryable
 from ..core.market import COLUMNS, Candles, Instrument, VenueRules, check
 from ..core.offline import is_loopback, refuse_outside
-from .instruments import known
+from .instruments import INTEREST_INTERVAL_MS, INTEREST_LAG_MS, known
 from ..store import candles as candle_store
 from ..store.database import Store
+from ..store.series import load_funding, load_instrument, load_open_interest
+from ..store.series import save_funding, save_instrument, save_open_interest
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #a4a60a86
 ENDPOINT = "https://api.bybit.com"
@@ -168,17 +170,22 @@ def _download_klines(
     def save(rows: Rows) -> None:
         candle_store.save(store, to_candles(symbol, timeframe, rows))
 
-    stored = candle_store.load(store, "bybit", symbol, timeframe, since_ms, until_ms)
-    wanted = holes(stored.open_ms, since_ms, until_ms, step_ms)
+    wanted = holes(_stored(store, symbol, timeframe, since_ms, until_ms), since_ms, until_ms, step_ms)
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} {timeframe}", unit=" bars", disable=not progress) as bar:
         return _pages(fetch, save, wanted, bar, step_ms)
+
+
+def _stored(store: Store, symbol: str, timeframe: str, since_ms: int, until_ms: int) -> Stamps:
+    try:
+        return candle_store.load(store, "bybit", symbol, timeframe, since_ms, until_ms).open_ms
+    except DataError:  # nothing of this period yet
+        return np.empty(0, np.int64)
 
 
 def _steps(wanted: list[tuple[int, int]], step_ms: int) -> int:
     return sum((last - first) // step_ms + 1 for first, last in wanted)
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #a5bb1dea
-_INTEREST_STEP_MS = 3_600_000
 _PAGE = 200
 
 
@@ -191,9 +198,9 @@ def _download_funding(
 
     def save(rows: Rows) -> None:
         stamps, rates = _values(rows, "fundingRate")
-        candle_store.save_funding(store, "bybit", symbol, stamps, rates)
+        save_funding(store, "bybit", symbol, stamps, rates)
 
-    stored, _ = candle_store.load_funding(store, "bybit", symbol, since_ms, until_ms)
+    stored, _ = load_funding(store, "bybit", symbol, since_ms, until_ms)
     wanted = holes(stored, since_ms, until_ms, step_ms)
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} funding", unit=" rates", disable=not progress) as bar:
         return _pages(fetch, save, wanted, bar, step_ms)
@@ -220,14 +227,14 @@ def _download_interest(session: HTTP, store: Store, symbol: str, since_ms: int, 
 
     def save(rows: Rows) -> None:
         stamps, values = _values(rows, "openInterest")
-        candle_store.save_open_interest(store, "bybit", symbol, stamps, values)
+        save_open_interest(store, "bybit", symbol, stamps, stamps + INTEREST_LAG_MS, values)
 
-    stored = candle_store.load_open_interest(store, "bybit", symbol, since_ms, until_ms)[0]
-    wanted = holes(stored, since_ms, until_ms, _INTEREST_STEP_MS)
+    stored = load_open_interest(store, "bybit", symbol, since_ms, until_ms)[0]
+    wanted = holes(stored, since_ms, until_ms, INTEREST_INTERVAL_MS)
     with tqdm(
-        total=_steps(wanted, _INTEREST_STEP_MS), desc=f"{symbol} open interest", unit=" values", disable=not progress
+        total=_steps(wanted, INTEREST_INTERVAL_MS), desc=f"{symbol} open interest", unit=" values", disable=not progress
     ) as bar:
-        return _pages(fetch, save, wanted, bar, _INTEREST_STEP_MS)
+        return _pages(fetch, save, wanted, bar, INTEREST_INTERVAL_MS)
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #d859b013
 def to_instrument(info: dict[str, Any], since_ms: int) -> Instrument:
@@ -253,6 +260,20 @@ def to_instrument(info: dict[str, Any], since_ms: int) -> Instrument:
     except (KeyError, TypeError, ArithmeticError, ValueError) as why:
         raise DataError(f"bybit's rules of {info.get('symbol')} are incomplete ({why!r})") from why
     return Instrument(venue="bybit", symbol=str(info["symbol"]), rules=rules)
+
+# %% ../../nbs/20_data/40_bybit_history.ipynb #0d5d8e3e
+def _keep_rules(store: Store, instrument: Instrument, now_ms: int) -> Instrument:
+    "Store the rules unless they are the ones stored; returns them with the time from which they hold."
+    try:
+        stored = load_instrument(store, instrument.venue, instrument.symbol, now_ms)
+    except DataError:  # the first time
+        save_instrument(store, instrument)
+        return instrument
+    if replace(stored.rules, since_ms=0) == replace(instrument.rules, since_ms=0):
+        return stored
+    changed = replace(instrument, rules=replace(instrument.rules, since_ms=now_ms))
+    save_instrument(store, changed)
+    return changed
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #9fe1b9c9
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +311,7 @@ def download(
     answer = ask(session.get_instruments_info, category="linear", symbol=symbol)
     if not answer:
         raise DataError(f"bybit has no linear perpetual {symbol!r}: check the symbol")
-    instrument = to_instrument(answer[0], since_ms=0)
-    candle_store.save_instrument(store, instrument)
+    instrument = _keep_rules(store, to_instrument(answer[0], since_ms=0), now_ms)
     step_ms = instrument.rules.funding_interval_ms
     return Downloaded(
         instrument=instrument,

@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import ConfigError, DataError
 from ..core.market import COLUMNS, Candles, Floats
+from .instruments import INTEREST_LAG_MS, interest_unit
 from .quality import Quality, report, require
 from ..store import candles as candle_store
 from ..store.database import Store
+from ..store.series import save_funding, save_open_interest
 
 # %% ../../nbs/20_data/10_importers.ipynb #1631664e
 Stamps = NDArray[np.int64]
@@ -40,8 +42,7 @@ class Published:
     venue: str
     symbol: str
     ts_ms: Stamps  # UTC, strictly increasing
-    values: Floats
-    unit: str = ""  # of open interest: "USD" or "coins"
+    values: Floats  # open interest in the unit its publisher is kept in
 
     def __len__(self) -> int:
         return len(self.ts_ms)
@@ -293,9 +294,12 @@ def _published(table: pa.Table, kind: str, time: str, value: str, venue: str, sy
         raise DataError(
             f"{where}: {venue} {symbol} {kind} is missing or impossible in {bad.size} rows (first {iso(int(ts_ms[bad[0]]))}): correct the file"
         )
-    return Published(
-        kind=kind, venue=venue, symbol=symbol, ts_ms=ts_ms, values=values, unit=_INTEREST_NAMES.get(value, "")
-    )
+    unit = _INTEREST_NAMES.get(value)
+    if unit not in (None, interest_unit(venue)):
+        raise DataError(
+            f"{where}: {venue}'s open interest is kept in {interest_unit(venue)}, column {value} is in {unit}: convert it, or correct --venue"
+        )
+    return Published(kind=kind, venue=venue, symbol=symbol, ts_ms=ts_ms, values=values)
 
 # %% ../../nbs/20_data/10_importers.ipynb #6e316182
 def read_file(
@@ -366,9 +370,11 @@ def _save(store: Store, series: Imported) -> None:
     if isinstance(series, Candles):
         candle_store.save(store, series)
     elif series.kind == "funding_rate":
-        candle_store.save_funding(store, series.venue, series.symbol, series.ts_ms, series.values)
+        save_funding(store, series.venue, series.symbol, series.ts_ms, series.values)
     else:
-        candle_store.save_open_interest(store, series.venue, series.symbol, series.ts_ms, series.values)
+        save_open_interest(
+            store, series.venue, series.symbol, series.ts_ms, series.ts_ms + INTEREST_LAG_MS, series.values
+        )
 
 
 def _import(store: Store, found: list[Imported], file: str, allow_gaps: bool, skip_off_grid: bool) -> list[Record]:
