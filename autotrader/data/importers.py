@@ -339,7 +339,7 @@ class Record:
     since_ms: int
     until_ms: int
     skipped: int = 0  # off-grid bars left out
-    quality: Quality | None = None  # of candles, as they were found
+    quality: Quality | None = None  # of candles, as they were saved
 
     def __str__(self) -> str:
         what = f"{self.venue} {self.symbol} {self.timeframe or self.kind.replace('_', ' ')}"
@@ -348,17 +348,15 @@ class Record:
 
 
 def _judge(candles: Candles, file: str, allow_gaps: bool, skip_off_grid: bool) -> tuple[Candles, Record]:
-    quality = report(candles)
+    on_grid = candles.open_ms % candles.bar_ms == 0
+    kept = candles
+    if skip_off_grid and not on_grid.all():
+        kept = replace(candles, **{name: getattr(candles, name)[on_grid] for name in ("open_ms", *COLUMNS)})
     try:
-        require(quality, allow_gaps=allow_gaps, skip_off_grid=skip_off_grid)
+        quality = report(kept)
+        require(quality, allow_gaps=allow_gaps)
     except DataError as why:
         raise type(why)(f"{file}: {why}") from None
-    on_grid = candles.open_ms % candles.bar_ms == 0
-    kept = (
-        candles
-        if on_grid.all()
-        else replace(candles, **{n: getattr(candles, n)[on_grid] for n in ("open_ms", *COLUMNS)})
-    )
     record = Record(
         file=file, kind="candles", venue=kept.venue, symbol=kept.symbol, timeframe=kept.timeframe, rows=len(kept),
         since_ms=quality.since_ms, until_ms=quality.until_ms, skipped=len(candles) - len(kept), quality=quality,
@@ -434,9 +432,10 @@ class FolderImport:
 def _unwanted(path: Path, venue: str | None, timeframe: str | None) -> bool:
     "Whether the name alone tells that these candles were not asked for; a large file is then not even opened."
     named = from_name(path)
-    owner = named.venue or _RECORDED.get(path.stem)
-    is_candles = named.timeframe is not None
-    return is_candles and ((venue or owner) != owner or (timeframe or named.timeframe) != named.timeframe)
+    if named.timeframe is None:
+        return False
+    owner = named.venue or _RECORDED.get(path.stem) or venue
+    return venue not in (None, owner) or timeframe not in (None, named.timeframe)
 
 # %% ../../nbs/20_data/10_importers.ipynb #1cca268c
 def import_folder(
@@ -456,8 +455,13 @@ def import_folder(
         if _unwanted(path, venue, timeframe):
             continue
         try:
-            owner = None if from_name(path).venue else _RECORDED.get(path.stem)
-            records += import_file(store, path, venue=owner, allow_gaps=allow_gaps, skip_off_grid=skip_off_grid)
+            found = read_file(path, venue=None if from_name(path).venue else _RECORDED.get(path.stem))
+            wanted = [
+                s
+                for s in found
+                if isinstance(s, Published) or (venue in (None, s.venue) and timeframe in (None, s.timeframe))
+            ]
+            records += _import(store, wanted, path.name, allow_gaps, skip_off_grid)
         except (DataError, ConfigError) as why:
             refused.append(str(why))
     if not records:

@@ -163,10 +163,9 @@ _REMEDIES = {
 }
 
 
-def require(quality: Quality, *, allow_gaps: bool = False, skip_off_grid: bool = False) -> None:
-    "Raise `DataError` (`GapError` when only bars are missing) naming every blocking fault and its remedy, unless allowed."
-    allowed = {"gap": allow_gaps, "off_grid": skip_off_grid}
-    left = [f for f in quality.findings if f.is_blocking and not allowed.get(f.kind, False)]
+def require(quality: Quality, *, allow_gaps: bool = False) -> None:
+    "Raise `DataError` (`GapError` when only bars are missing) naming every blocking fault and its remedy; holes may be allowed."
+    left = [f for f in quality.findings if f.is_blocking and not (allow_gaps and f.kind == "gap")]
     if left:
         kind = GapError if all(f.kind == "gap" for f in left) else DataError
         faults, remedies = "; ".join(f.text for f in left), ", ".join(_REMEDIES[f.kind] for f in left)
