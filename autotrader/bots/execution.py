@@ -15,7 +15,7 @@ from decimal import Decimal
 import numpy as np
 
 from ..core.errors import ConfigError
-from ..core.market import Instrument, from_e8, to_e8
+from ..core.market import Instrument, to_e8
 from autotrader.core.ports import (
     OrderRequest,
     OrderState,
@@ -23,7 +23,6 @@ from autotrader.core.ports import (
     OrderUpdate,
     Origin,
     PositionCause,
-    PositionUpdate,
     ProtectionUpdate,
     Side,
     Update,
@@ -136,6 +135,10 @@ class Ears:
         self.protection_number = 0  # newest one heard
         self.heard: set[int] = set()  # numbers of money and position changes
         self.venue_keys: dict[str, int] = {}  # the venue's own orders, by its id
+
+    def venue_id(self, key: int) -> str | None:
+        "The venue's id of one of its own orders."
+        return next((name for name, known in self.venue_keys.items() if known == key), None)
 
     def recall(
         self,

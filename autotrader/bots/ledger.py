@@ -16,19 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core.market import Instrument, from_e8
-from autotrader.engine.events import (
-    EVENT,
-    INTENT,
-    MAX_INTENTS,
-    Cause,
-    Done,
-    EventKind,
-    IntentKind,
-    Note,
-    OrderKind,
-    Purpose,
-    readable_state,
-)
+from ..engine.events import EventKind, IntentKind, Note, readable_state
 from ..store import journal
 from ..store.database import Store, insert_new, upsert
 from ..store.tables import BotBalance, Decision, Fill, Order, PortfolioHistory, SystemEvent, Trade
