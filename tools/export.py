@@ -36,7 +36,7 @@ def copy_extras() -> None:
 
 if __name__ == "__main__":
     if "--no-format" not in sys.argv:
-        run("black", "--quiet", "nbs", "tests", "tools")
+        run("black", "--quiet", "nbs", "tests", "tools", "migrations")
     copy_extras()
     run("nbdev_export")
     run("nbdev_clean")

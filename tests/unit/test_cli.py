@@ -144,3 +144,120 @@ def test_a_password_in_the_address_is_never_shown(autotrader: Autotrader, desk: 
     assert done.returncode == 1
     assert "CRITICAL" in done.stderr
     assert "hunter2secret" not in done.stdout + done.stderr
+
+
+HOURS = "open_time,open,high,low,close,volume\n" + "".join(
+    f"2025-01-{1 + h // 24:02d}T{h % 24:02d}:00:00Z,100,101,99,{100 + h % 2},5\n" for h in range(72)
+)
+
+
+def stored(autotrader: Autotrader) -> list[dict[str, object]]:
+    done = autotrader("data", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    series: list[dict[str, object]] = json.loads(done.stdout)["series"]
+    return series
+
+
+def test_what_is_imported_is_listed_and_checked(autotrader: Autotrader, desk: Path) -> None:
+    (desk / "hours.csv").write_text(HOURS)
+    done = autotrader(
+        "data", "import", "hours.csv", "--venue", "bybit", "--symbol", "BTC/USDT", "--timeframe", "1h", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["imported"][0]["rows"] == 72
+    (series,) = stored(autotrader)
+    assert (series["symbol"], series["timeframe"], series["bars"], series["missing"]) == ("BTCUSDT", "1h", 72, 0)
+    checked = autotrader("data", "check", "--json")
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(checked.stdout)["series"][0]["bars"] == 72
+
+
+def test_an_import_makes_the_database_on_a_new_desk(autotrader: Autotrader, tmp_path: Path) -> None:
+    assert autotrader("init").returncode == 0
+    (tmp_path / "hours.csv").write_text(HOURS)
+    done = autotrader("data", "import", "hours.csv", "--venue", "bybit", "--symbol", "BTCUSDT", "--timeframe", "1h")
+    assert done.returncode == 0, done.stderr
+    assert len(stored(autotrader)) == 1
+
+
+BAD = {
+    "missing.parquet": (None, "missing.parquet"),
+    "torn.parquet": (b"PAR1 and then nothing of the kind", "torn.parquet"),
+    "empty.csv": (b"", "empty.csv"),
+    "people.csv": (b"name,age\nAda,36\n", "people.csv"),
+    "words.csv": (HOURS.replace(",100,101", ",n/a,101", 1).encode(), "words.csv"),
+    "upside_down.csv": (HOURS.replace("101,99", "99,101").encode(), "upside_down.csv"),
+    "holes.csv": (
+        "".join(line for i, line in enumerate(HOURS.splitlines(True)) if not 20 < i < 40).encode(),
+        "--allow-gaps",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_in_one_line_and_leaves_nothing_behind(
+    autotrader: Autotrader, desk: Path, name: str
+) -> None:
+    content, expected = BAD[name]
+    if content is not None:
+        (desk / name).write_bytes(content)
+    done = autotrader("data", "import", name, "--venue", "bybit", "--symbol", "BTCUSDT", "--timeframe", "1h")
+    assert done.returncode == 2, done.stderr
+    assert expected in said(done)
+    assert stored(autotrader) == []
+
+
+def test_a_file_that_does_not_say_whose_prices_it_holds_is_refused(autotrader: Autotrader, desk: Path) -> None:
+    (desk / "hours.csv").write_text(HOURS)
+    done = autotrader("data", "import", "hours.csv", "--symbol", "BTCUSDT")
+    assert done.returncode == 2
+    assert "--venue" in said(done)
+
+
+@pytest.mark.realdata
+def test_the_dirty_quarter_is_refused_with_what_is_wrong_with_it(
+    autotrader: Autotrader, desk: Path, data_dir: Path
+) -> None:
+    done = autotrader("data", "import", data_dir / "btcusdt_1m_dirty_2018q1.parquet", "--venue", "binance")
+    assert done.returncode == 2
+    line = said(done)
+    assert "--allow-gaps" in line and "--skip-off-grid" in line
+    assert stored(autotrader) == []
+
+
+def test_a_download_while_offline_is_refused_by_name(autotrader: Autotrader, desk: Path) -> None:
+    done = autotrader(
+        "data", "download", "--symbol", "BTCUSDT", "--from", "2025-01-01", "--to", "2025-01-02", AUTOTRADER_OFFLINE="1"
+    )
+    assert done.returncode == 2
+    assert "AUTOTRADER_OFFLINE" in said(done)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        ("yesterday", "2025-01-02", "--from"),
+        ("2025-01-02", "never", "--to"),
+        ("2025-01-02", "2025-01-01", "--from must lie before --to"),
+    ],
+)
+def test_dates_that_make_no_period_are_refused(
+    autotrader: Autotrader, desk: Path, since: str, until: str, expected: str
+) -> None:
+    done = autotrader("data", "download", "--symbol", "BTCUSDT", "--from", since, "--to", until)
+    assert done.returncode == 2
+    assert expected in said(done)
+
+
+def test_a_mistake_of_ours_is_one_line_with_the_log_that_holds_the_rest(desk: Path) -> None:
+    code = (
+        "import autotrader.store.database as d; d.upgrade = lambda *a, **k: {}['hunter2secret'];"
+        "from autotrader.cli.main import main; import sys; sys.argv = ['autotrader', 'db', 'upgrade']; main()"
+    )
+    env = {**os.environ, "GEMINI_API_KEYS": "hunter2secret"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=desk, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "KeyError" in done.stderr and "autotrader.log" in done.stderr and "hunter2secret" not in done.stderr
+    log = (desk / "logs" / "autotrader.log").read_text()
+    assert "Traceback" in log and "hunter2secret" not in log
