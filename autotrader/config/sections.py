@@ -465,7 +465,7 @@ class ParamRange(Section):
     def _ordered(self) -> Self:
         if self.start >= self.end:
             raise ValueError(f"start ({self.start:g}) must be below end ({self.end:g})")
-        if not 0 < self.step <= self.end - self.start:
+        if self.step <= 0 or len(self.values) < 2:
             raise ValueError(
                 f"step ({self.step:g}) must lie above 0 and within end - start ({self.end - self.start:g})"
             )

@@ -466,48 +466,56 @@ def _convert(text: str, kind: Any) -> Any:
     return text
 
 # %% ../../nbs/05_config/10_settings.ipynb #3f500517
+def _is_table(kind: Any) -> bool:
+    "True for what has keys or bots inside."
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return is_model or get_origin(kind) is dict or (get_origin(kind) is tuple and get_args(kind)[0] is SubBot)
+
+
+def _walk(variable: str, ids: Sequence[str]) -> tuple[tuple[str | int, ...], Any]:
+    "Steps to the setting that a variable names, and its annotation; raises `ConfigError` where there is none."
+    steps: list[str | int] = []
+    kind: Any = Settings
+    for name in variable[len(PREFIX) :].lower().split("__"):
+        by_bot = steps == ["sub_bots"] or get_origin(kind) is dict
+        known = list(ids) if by_bot else _known_keys(steps)
+        match = next((key for key in known if key.lower() == name), name)
+        step = ids.index(match) if steps == ["sub_bots"] and match in ids else match
+        inner = _inner(kind, step) if _is_table(kind) else None
+        if inner is None or (steps == ["sub_bots"] and match not in ids):
+            wrong = (
+                f"there is no such bot; the bots are {', '.join(ids)}"
+                if by_bot
+                else _unknown(name, known) if known else "nothing is below a single setting"
+            )
+            raise ConfigError(
+                f"{variable} (environment or .env): {_dotted([*steps, match], ())}: {wrong}; correct or remove the variable"
+            )
+        steps.append(step)
+        kind = inner
+    if _is_table(kind):
+        raise ConfigError(
+            f"{variable} (environment or .env): {_dotted(steps, [(i, '') for i in ids])} is a whole table; name one of its keys"
+        )
+    return tuple(steps), kind
+
+
 def _override(
     raw: dict[str, Any], env: Mapping[str, str], bots: Sequence[tuple[str, str]]
 ) -> dict[tuple[str | int, ...], str]:
     "Write the variables into the file's content; returns which steps came from which variable."
     sources: dict[tuple[str | int, ...], str] = {}
-    ids = [ident for ident, _ in bots]
     for variable in sorted(name for name in env if name.upper().startswith(PREFIX)):
+        steps, kind = _walk(variable, [ident for ident, _ in bots])
         here: Any = raw
-        kind: Any = Settings
-        steps: list[str | int] = []
-        names = [name.lower() for name in variable[len(PREFIX) :].split("__")]
-        for i, name in enumerate(names):
-            known = ids if kind is not Settings and get_origin(kind) in (tuple, dict) else _known_keys(steps)
-            match = next((k for k in known if k.lower() == name), name)
-            step: str | int = ids.index(match) if steps == ["sub_bots"] and match in ids else match
-            inner = _inner(kind, step) if isinstance(step, int) or steps != ["sub_bots"] else None
-            if inner is None or (i == len(names) - 1) == _is_table(inner):
-                wanted = "names a whole table" if inner else _unknown(name, known)
-                raise ConfigError(
-                    f"{variable} (environment or .env): {_dotted([*steps, step], bots)}: {wanted}; correct or remove the variable"
-                )
-            steps.append(step)
-            kind = inner
-            if i == len(names) - 1:
-                here[step] = _convert(env[variable], inner)
-            else:
-                here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
-                if not isinstance(here, dict | list):
-                    break  # the file has a plain value where a table belongs; validation says so
-        sources[tuple(steps)] = f"{variable} (environment or .env)"
+        for step in steps[:-1]:
+            here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
+            if not isinstance(here, dict | list):
+                break  # the file has a plain value where a table belongs; validation says so
+        else:
+            here[steps[-1]] = _convert(env[variable], kind)
+            sources[steps] = f"{variable} (environment or .env)"
     return sources
-
-
-def _is_table(kind: Any) -> bool:
-    "True for what has keys or bots inside."
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return (
-        get_origin(kind) is dict
-        or (isinstance(kind, type) and issubclass(kind, BaseModel))
-        or (get_origin(kind) is tuple and get_args(kind)[0] is SubBot)
-    )
 
 # %% ../../nbs/05_config/10_settings.ipynb #8b4e887b
 def read_text(path: Path) -> str:
