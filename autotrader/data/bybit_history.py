@@ -101,7 +101,7 @@ def _pages(
     save: Callable[[Rows], None],
     wanted: list[tuple[int, int]],
     bar: Any,
-    step_ms: int,
+    least_ms: int,  # no two rows are closer
 ) -> int:
     "Fetch and save every page of every range; the number of rows saved."
     saved = 0
@@ -112,8 +112,8 @@ def _pages(
                 break
             save(rows)
             saved += len(rows)
-            bar.update((last - rows[0][0]) // step_ms)
-            last = rows[0][0] - 1
+            bar.update(len(rows))
+            last = rows[0][0] - least_ms
     return saved
 
 
@@ -187,6 +187,7 @@ def _steps(wanted: list[tuple[int, int]], step_ms: int) -> int:
 
 # %% ../../nbs/20_data/40_bybit_history.ipynb #a5bb1dea
 _PAGE = 200
+_LEAST_FUNDING_MS = 3_000_000  # it is hourly at most, give or take seconds
 
 
 def _download_funding(
@@ -203,7 +204,7 @@ def _download_funding(
     stored, _ = load_funding(store, "bybit", symbol, since_ms, until_ms)
     wanted = holes(stored, since_ms, until_ms, step_ms)
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} funding", unit=" rates", disable=not progress) as bar:
-        return _pages(fetch, save, wanted, bar, step_ms)
+        return _pages(fetch, save, wanted, bar, _LEAST_FUNDING_MS)
 
 
 def _values(rows: Rows, name: str) -> tuple[Stamps, NDArray[np.float64]]:

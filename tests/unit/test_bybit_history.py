@@ -1,0 +1,320 @@
+"""The download, against a local server that answers like Bybit v5: newest first, in strings, page by page, and not always."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+
+from autotrader.core.clock import SimulatedClock, parse_time
+from autotrader.core.errors import ConfigError, DataError, Rejected, Retryable
+from autotrader.data import bybit_history
+from autotrader.data.bybit_history import ask, connect, download
+from autotrader.store import candles as candle_store
+from autotrader.store.database import Store, open_store
+from autotrader.store.series import load_funding, load_instrument, load_open_interest
+
+HOUR = 3_600_000
+SINCE, END = parse_time("2025-01-01"), parse_time("2025-05-01")
+NOW = END + 20 * 60_000  # the bar that began at END is running
+
+
+def price(ts_ms: int) -> float:
+    return round(90_000 + 500 * np.sin(ts_ms / 4e8) + (ts_ms // HOUR) % 7, 1)
+
+
+class Bybit(ThreadingHTTPServer):
+    "Four public endpoints of Bybit v5 over made-up history; `faults` says which request goes wrong and how."
+
+    request_queue_size = 50
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.faults: dict[int, str] = {}
+        self.victim: int | None = None
+        self.tick = "0.10"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def reply(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        self.asked.append((path, query))
+        first, last = (int(query.get(n, query.get(f"{n}Time", 0))) for n in ("start", "end"))
+        assert query["category"] == "linear"
+        if query["symbol"] != "BTCUSDT":
+            return {"retCode": 0, "retMsg": "OK", "result": {"category": "linear", "list": []}}
+        match path.removeprefix("/v5/market/"):
+            case "instruments-info":
+                rows: list[Any] = [self.instrument()]
+            case "kline":
+                stamps = range(SINCE - 50 * HOUR, NOW, HOUR)  # with the running bar
+                rows = [self.kline(t) for t in stamps if first <= t <= last][::-1][: min(1000, int(query["limit"]))]
+            case "funding/history":
+                if "startTime" in query and "endTime" not in query:
+                    return {"retCode": 10001, "retMsg": "params error: endTime required", "result": {}}
+                stamps = range(SINCE - 80 * HOUR, NOW, 8 * HOUR)
+                rows = [
+                    {
+                        "symbol": "BTCUSDT",
+                        "fundingRate": f"{(t // HOUR % 50) / 1e5:.5f}",
+                        "fundingRateTimestamp": str(t),
+                    }
+                    for t in stamps
+                    if first <= t <= last
+                ][::-1][: min(200, int(query["limit"]))]
+            case "open-interest":
+                rows = [
+                    {"openInterest": f"{t // HOUR % 1000 + 50_000}.5", "singleOpenInterest": "1", "timestamp": str(t)}
+                    for t in range(SINCE - 50 * HOUR, NOW, HOUR)
+                    if first <= t <= last
+                ][::-1][: min(200, int(query["limit"]))]
+        return {
+            "retCode": 0,
+            "retMsg": "OK",
+            "result": {"category": "linear", "list": rows},
+            "retExtInfo": {},
+            "time": NOW,
+        }
+
+    def kline(self, t: int) -> list[str]:
+        o, c = price(t), price(t + HOUR)
+        running = 0.5 if t + HOUR > NOW else 1.0
+        return [str(t), str(o), str(max(o, c) + 5), str(min(o, c) - 5), str(c), str(100 * running), str(1e6)]
+
+    def instrument(self) -> dict[str, Any]:
+        return {
+            "symbol": "BTCUSDT",
+            "status": "Trading",
+            "fundingInterval": 480,
+            "priceFilter": {"minPrice": "0.10", "maxPrice": "1999999.80", "tickSize": self.tick},
+            "leverageFilter": {"minLeverage": "1", "maxLeverage": "100.00", "leverageStep": "0.01"},
+            "lotSizeFilter": {
+                "maxOrderQty": "1190.000",
+                "minOrderQty": "0.001",
+                "qtyStep": "0.001",
+                "maxMktOrderQty": "500.000",
+                "minNotionalValue": "5",
+            },
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Bybit
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        answer = self.server.reply(parts.path, {name: values[0] for name, values in parse_qs(parts.query).items()})
+        match self.server.faults.get(len(self.server.asked)):
+            case "kill":
+                assert self.server.victim is not None
+                os.kill(self.server.victim, signal.SIGKILL)
+                return
+            case "cut off":
+                self.close_connection = True
+                return
+            case "502":
+                self.send(502, b"<html>Bad Gateway</html>")
+            case "403":
+                self.send(403, b"access too frequent")
+            case "garbage":
+                self.send(200, b"<html>maintenance</html>")
+            case "rate limit":
+                self.send(200, json.dumps({"retCode": 10006, "retMsg": "Too many visits!", "result": {}}).encode())
+            case None:
+                self.send(200, json.dumps(answer).encode())
+
+    def send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Bapi-Limit-Reset-Timestamp", "1000")  # long past: pybit's own retry would raise on it
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bybit() -> Iterator[Bybit]:
+    with Bybit() as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store("sqlite:///t.db", folder=tmp_path, create=True) as opened:
+        yield opened
+
+
+def fetch(store: Store, bybit: Bybit, *, since_ms: int = SINCE, until_ms: int = NOW) -> bybit_history.Downloaded:
+    return download(
+        store, "BTCUSDT", "1h", since_ms, until_ms, clock=SimulatedClock(NOW), endpoint=bybit.url, progress=False
+    )
+
+
+def everything(store: Store) -> tuple[bytes, ...]:
+    bars = candle_store.load(store, "bybit", "BTCUSDT", "1h")
+    arrays = [bars.open_ms, bars.open, bars.high, bars.low, bars.close, bars.volume]
+    arrays += [*load_funding(store, "bybit", "BTCUSDT"), *load_open_interest(store, "bybit", "BTCUSDT")]
+    return tuple(array.tobytes() for array in arrays)
+
+
+def assert_whole(store: Store) -> None:
+    bars = candle_store.load(store, "bybit", "BTCUSDT", "1h")
+    np.testing.assert_array_equal(bars.open_ms, np.arange(SINCE, END, HOUR))
+    np.testing.assert_array_equal(bars.close, [price(int(t) + HOUR) for t in bars.open_ms])
+    assert set(bars.volume) == {100.0}  # never the half-filled running bar
+    stamps, rates = load_funding(store, "bybit", "BTCUSDT")
+    np.testing.assert_array_equal(stamps, np.arange(SINCE, END, 8 * HOUR))
+    np.testing.assert_allclose(rates, [(t // HOUR % 50) / 1e5 for t in stamps], atol=1e-12)
+    stamps, known, values = load_open_interest(store, "bybit", "BTCUSDT")
+    np.testing.assert_array_equal(stamps, np.arange(SINCE, END, HOUR))
+    np.testing.assert_array_equal(values, [t // HOUR % 1000 + 50_000.5 for t in stamps])
+    assert (known > stamps).all()
+
+
+def test_all_pages_of_all_lists_arrive_and_the_running_bar_does_not(store: Store, bybit: Bybit) -> None:
+    done = fetch(store, bybit)
+    assert_whole(store)
+    assert (done.bars, done.funding, done.open_interest) == (2880, 360, 2880)
+    assert done.until_ms == END
+    asked = [path.removeprefix("/v5/market/") for path, _ in bybit.asked]
+    assert [asked.count(p) for p in ("instruments-info", "kline", "funding/history", "open-interest")] == [1, 3, 2, 15]
+    assert load_instrument(store, "bybit", "BTCUSDT", SINCE) == done.instrument
+
+
+def test_what_is_stored_is_not_asked_for_again(store: Store, bybit: Bybit) -> None:
+    fetch(store, bybit, since_ms=SINCE + 1000 * HOUR, until_ms=END - 1000 * HOUR)
+    bybit.asked.clear()
+    fetch(store, bybit)
+    assert_whole(store)
+    ranges = [(int(q["start"]), int(q["end"])) for path, q in bybit.asked if path.endswith("kline")]
+    assert len(ranges) == 2
+    assert all(b < SINCE + 1000 * HOUR or a > END - 1001 * HOUR for a, b in ranges)
+    bybit.asked.clear()
+    done = fetch(store, bybit)
+    assert (done.bars, done.funding, done.open_interest, len(bybit.asked)) == (0, 0, 0, 1)
+
+
+FAULTS = ["rate limit", "502", "garbage", "cut off"]
+
+
+def test_a_passing_fault_costs_nothing(store: Store, bybit: Bybit) -> None:
+    bybit.faults = {1 + 3 * i: fault for i, fault in enumerate(FAULTS)}
+    done = fetch(store, bybit)
+    assert_whole(store)
+    assert (done.bars, done.funding, done.open_interest) == (2880, 360, 2880)
+
+
+def test_a_server_that_stays_away_ends_the_download_and_keeps_its_pages(
+    store: Store, bybit: Bybit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    bybit.faults = dict.fromkeys(range(4, 20), "502")
+    with pytest.raises(Retryable, match="what is saved stays, run it again") as caught:
+        fetch(store, bybit)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 1
+    assert len(candle_store.load(store, "bybit", "BTCUSDT", "1h")) == 2000
+    bybit.faults = {}
+    fetch(store, bybit)
+    assert_whole(store)
+
+
+@pytest.mark.parametrize("at", [3, 5, 8])
+def test_a_download_that_is_killed_goes_on_and_loses_and_doubles_nothing(
+    tmp_path: Path, store: Store, bybit: Bybit, at: int
+) -> None:
+    bybit.faults = {at: "kill"}
+    code = f"""
+import os, sys
+from pathlib import Path
+from autotrader.core.clock import SimulatedClock
+from autotrader.data.bybit_history import download
+from autotrader.store.database import open_store
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+with open_store("sqlite:///t.db", folder=Path({str(tmp_path)!r})) as store:
+    download(store, "BTCUSDT", "1h", {SINCE}, {NOW}, clock=SimulatedClock({NOW}), endpoint={bybit.url!r}, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    bybit.victim = int(process.stdout.readline())
+    process.stdin.write("go\n")
+    process.stdin.close()
+    assert process.wait(60) == -signal.SIGKILL
+    process.stdout.close()
+    bybit.faults = {}
+    fetch(store, bybit)
+    assert_whole(store)
+    with open_store("sqlite:///other.db", folder=tmp_path, create=True) as other:
+        fetch(other, bybit)
+        assert everything(other) == everything(store)
+
+
+def test_a_refusal_is_not_repeated(bybit: Bybit) -> None:
+    session = connect(bybit.url)
+    with pytest.raises(Rejected, match="endTime required .code 10001."):
+        ask(session.get_funding_rate_history, category="linear", symbol="BTCUSDT", startTime=SINCE)
+    bybit.faults = {2: "403"}
+    with pytest.raises(Rejected, match="wait ten minutes"):
+        ask(session.get_kline, category="linear", symbol="BTCUSDT", interval="60", start=SINCE, end=END, limit=2)
+    assert len(bybit.asked) == 2
+
+
+def test_nobody_listening_is_said_in_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(Retryable, match="bybit did not answer get_instruments_info BTCUSDT") as caught:
+        download(
+            store, "BTCUSDT", "1h", SINCE, END, clock=SimulatedClock(NOW), endpoint="http://127.0.0.1:9", progress=False
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_rules_hold_from_the_day_they_were_seen(store: Store, bybit: Bybit) -> None:
+    fetch(store, bybit, since_ms=END - 10 * HOUR)
+    bybit.tick = "0.50"
+    fetch(store, bybit, since_ms=END - 10 * HOUR)
+    assert str(load_instrument(store, "bybit", "BTCUSDT", NOW - 1).rules.tick_size) == "0.10"
+    assert str(load_instrument(store, "bybit", "BTCUSDT", NOW).rules.tick_size) == "0.50"
+
+
+def test_wrong_arguments_are_refused_before_anything_is_asked(store: Store, bybit: Bybit) -> None:
+    clock = SimulatedClock(NOW)
+    for timeframe, since, until, words in (
+        ("7m", SINCE, END, "no '7m' bars"),
+        ("1h", END, SINCE, "must lie before"),
+        ("1h", NOW + HOUR, NOW + 9 * HOUR, "before now"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            download(store, "BTCUSDT", timeframe, since, until, clock=clock, endpoint=bybit.url)
+    assert bybit.asked == []
+    with pytest.raises(DataError, match="no linear perpetual 'NOUSDT'"):
+        download(store, "NOUSDT", "1h", SINCE, END, clock=clock, endpoint=bybit.url)
+    assert candle_store.coverage(store) == []
+
+
+def test_offline_the_public_address_is_refused_before_a_packet_leaves(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"api\.bybit\.com.*AUTOTRADER_OFFLINE"):
+        download(store, "BTCUSDT", "1h", SINCE, END, clock=SimulatedClock(NOW))
+
+
+def test_progress_goes_to_stderr(store: Store, bybit: Bybit, capsys: pytest.CaptureFixture[str]) -> None:
+    download(store, "BTCUSDT", "1h", END - 50 * HOUR, NOW, clock=SimulatedClock(NOW), endpoint=bybit.url, progress=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "BTCUSDT 1h: 100%" in printed.err and "50/50" in printed.err
