@@ -71,7 +71,7 @@ def _select(
         wanted = wanted.where(CandleDay.day <= (until_ms - 1) // DAY_MS)
     rows = connection.execute(wanted, execution_options={"blobs": True}).all()
     stamps = _stamps(rows, timeframe_ms(timeframe))
-    columns = {
+    columns: dict[str, Any] = {
         name: np.frombuffer(bytearray().join([getattr(row, name) for row in rows]), "<f8").astype(
             np.float64, copy=False
         )
@@ -142,7 +142,9 @@ def coverage(store: Store) -> list[Coverage]:  # by venue, symbol, and length of
 def _merge(stored: Candles, new: Candles) -> Candles:
     "Both, oldest first; where both have a bar, the new one."
     stamps, chosen = np.unique(np.concatenate([new.open_ms, stored.open_ms]), return_index=True)
-    columns = {name: np.concatenate([getattr(new, name), getattr(stored, name)])[chosen] for name in COLUMNS}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(new, name), getattr(stored, name)])[chosen] for name in COLUMNS
+    }
     return Candles(venue=new.venue, symbol=new.symbol, timeframe=new.timeframe, open_ms=stamps, **columns)
 
 

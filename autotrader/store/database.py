@@ -250,7 +250,7 @@ def _insert(connection: sa.Connection, table: sa.Table) -> Any:
 def _written(connection: sa.Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> int:
     if not rows:
         return 0
-    return int(connection.execute(statement, list(rows)).rowcount)
+    return int(connection.execute(statement, list(rows), execution_options={"preserve_rowcount": True}).rowcount)
 
 
 def insert_new(

@@ -7,6 +7,7 @@ __all__ = ['Stamps', 'RULES', 'save_funding', 'load_funding', 'save_open_interes
            'load_instrument']
 
 # %% ../../nbs/10_store/50_series.ipynb #df654955
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def _load(
     model: Any,
     venue: str,
     symbol: str,
-    names: dict[str, type],
+    names: Mapping[str, type],
     since_ms: int | None,
     until_ms: int | None,
 ) -> Any:
