@@ -16,6 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from ..core.clock import DAY_MS
 import autotrader.engine  # noqa: F401  the cache folder is set before any kernel
 
 # %% ../../nbs/40_engine/10_events.ipynb #8644a1d0
@@ -277,8 +278,8 @@ STATE = np.dtype(
         # money
         ("wallet_e8", "i8"),
         ("peak_e8", "i8"),  # highest equity; moved by transfers
-        ("day", "i8"),  # UTC day number
-        ("day_e8", "i8"),  # equity at its start; moved by transfers
+        ("day_ms", "i8"),  # start of the UTC day
+        ("day_e8", "i8"),  # equity then; moved by transfers
         ("losses", "i8"),  # losing trips in a row
         ("realised_e8", "i8"),
         ("fees_e8", "i8"),
@@ -371,7 +372,7 @@ def new_state(
     state["schema"] = SCHEMA
     state["params_id"] = params_id
     state["next_key"] = 1
-    state["day"] = -1
+    state["day_ms"] = -DAY_MS
     state["size_factor"] = 1.0
     for name in ("wallet_e8", "peak_e8", "day_e8"):
         state[name] = wallet_e8

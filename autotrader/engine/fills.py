@@ -112,7 +112,7 @@ COSTS = np.dtype(
         ("min_slip", "i8"),  # ticks; half the spread a market order must cross
         ("participation", "f8"),  # largest share of a bar's volume; 0: no cap
         ("leverage", "f8"),  # of the isolated margin; 0: never liquidated
-        ("maintenance", "f8"),  # maintenance margin, fraction of the entry value
+        ("cushion", "f8"),  # loss, as a fraction of the entry value, that leaves just the maintenance margin
     ],
     align=True,
 )
@@ -139,7 +139,7 @@ def new_costs(
     costs["min_slip"] = int(np.ceil(spread_bps / 2e4 * typical_price / float(rules.tick_size) - 1e-9))
     costs["participation"] = participation
     costs["leverage"] = leverage
-    costs["maintenance"] = float(rules.maintenance_margin)
+    costs["cushion"] = 1.0 / leverage - float(rules.maintenance_margin) if leverage else 0.0
     return costs
 
 
@@ -431,13 +431,17 @@ def _fill_limit(venue, costs, slot, out):
 
 # %% ../../nbs/40_engine/30_fills.ipynb #0c639dd4
 @inner
+def _is_liquidated(venue, costs, mark):
+    "Margin left at `mark` is below the maintenance margin."
+    lost = float(venue.cost - venue.qty * mark)
+    return costs.leverage > 0.0 and lost >= costs.cushion * abs(float(venue.cost))
+
+
+@inner
 def _liquidation_price(venue, costs):
-    "Mark price at which the position is liquidated; 0 when it cannot be."
-    if costs.leverage <= 0.0:
-        return 0.0
+    "Mark price at which that happens, ticks."
     side = 1.0 if venue.qty > 0 else -1.0
-    average = float(venue.cost) / float(venue.qty)
-    return average * (1.0 - side * (1.0 / costs.leverage - costs.maintenance))
+    return float(venue.cost) / float(venue.qty) * (1.0 - side * costs.cushion)
 
 
 @inner
@@ -492,12 +496,11 @@ def _hurt(venue, costs, out):
     side = 1 if venue.qty > 0 else -1
     adverse = venue.low if side > 0 else venue.high
     mark = adverse if venue.mark_low == 0 else (venue.mark_low if side > 0 else venue.mark_high)
-    limit = _liquidation_price(venue, costs)
-    liquidated = limit > 0.0 and side * (mark - limit) <= 0.0
     stopped = venue.stop > 0 and side * (adverse - venue.stop) <= 0
-    jumped = limit > 0.0 and venue.moved == 0 and side * (venue.open - limit) <= 0.0 and liquidated
-    if liquidated and (jumped or not stopped or side * (venue.stop - limit) < 0.0):
-        return _liquidate(venue, costs, out)
+    if _is_liquidated(venue, costs, mark):
+        jumped = venue.moved == 0 and _is_liquidated(venue, costs, venue.open)
+        if jumped or not stopped or side * (venue.stop - _liquidation_price(venue, costs)) < 0.0:
+            return _liquidate(venue, costs, out)
     if not stopped:
         return 0
     if venue.target > 0 and side * ((venue.high if side > 0 else venue.low) - venue.target) >= 0:
@@ -581,10 +584,11 @@ def is_quiet(venue, costs, high, low):
         return False
     if venue.qty == 0:
         return True
-    limit = _liquidation_price(venue, costs)
     if venue.qty > 0:
-        return low > venue.stop and low > limit and (high < venue.target or venue.target == 0)
-    return (high < venue.stop or venue.stop == 0) and (high < limit or limit == 0.0) and low > venue.target
+        touched = low <= venue.stop or (high >= venue.target and venue.target > 0)
+        return not (touched or _is_liquidated(venue, costs, low))
+    touched = low <= venue.target or (high >= venue.stop and venue.stop > 0)
+    return not (touched or _is_liquidated(venue, costs, high))
 
 # %% ../../nbs/40_engine/30_fills.ipynb #b0c037af
 @numba.njit(

@@ -528,6 +528,11 @@ def _resume(state, params, equity, out, n):
 
 
 @inner
+def _is_today(state, ts_ms):
+    return state.day_ms <= ts_ms < state.day_ms + DAY_MS
+
+
+@inner
 def _below(equity, base, allowed):
     return allowed > 0.0 and equity < base * (1.0 - allowed)
 
@@ -536,8 +541,8 @@ def _below(equity, base, allowed):
 def _on_clock(state, params, ts_ms, mark, out, n):
     state.mark = mark
     equity = equity_e8(state, params, mark)
-    if ts_ms // DAY_MS != state.day:
-        state.day = ts_ms // DAY_MS
+    if not _is_today(state, ts_ms):
+        state.day_ms = ts_ms - ts_ms % DAY_MS
         state.day_e8 = equity
     state.peak_e8 = max(state.peak_e8, equity)
     if (state.mode == Mode.PAUSED or state.mode == Mode.NO_ENTRY) and ts_ms >= state.until_ms:
@@ -550,7 +555,7 @@ def _on_clock(state, params, ts_ms, mark, out, n):
     elif _below(equity, state.day_e8, params.daily_loss):
         n = _note(out, n, Note.DAILY_LOSS, equity / 1e8, state.day_e8 / 1e8)
         _pause(state, params, Pause.DAILY_LOSS, ts_ms)
-        state.until_ms = max(state.until_ms, (state.day + 1) * DAY_MS)
+        state.until_ms = max(state.until_ms, state.day_ms + DAY_MS)
     if state.mode == Mode.PAUSED and state.side != 0:
         state.exiting = 1
     return n
@@ -732,7 +737,7 @@ def _on_command(state, event, out, n):
 @numba.njit(numba.boolean(StateType, ParamsType, numba.int64, numba.int64), cache=True, error_model="numpy")
 def is_idle(state, params, ts_ms, mark):
     "True when a CLOCK at `ts_ms` and `mark` would change nothing."
-    if ts_ms // DAY_MS != state.day or (state.mode != Mode.RUN and ts_ms >= state.until_ms):
+    if not _is_today(state, ts_ms) or (state.mode != Mode.RUN and ts_ms >= state.until_ms):
         return False
     if state.side != 0:
         if state.exiting != 0:
