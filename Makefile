@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := run
 .PHONY: run test lab bench check export clean
 
+# The environment is made here: its modules are compiled once, whatever the shell says about that.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -1,7 +1,9 @@
 """The command line as a person and a script meet it: installed, in a folder of their own."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,24 +16,32 @@ COMMAND = Path(sys.executable).with_name("autotrader")
 Autotrader = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_in(folder: Path, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    "Run the installed command in a folder; no variable of the tester's leaks in."
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTRADER__", "BYBIT_"))}
+    command = [str(COMMAND), *map(str, words)]
+    return subprocess.run(command, cwd=folder, env={**clean, **env}, capture_output=True, text=True, timeout=120)
+
+
 @pytest.fixture
 def autotrader(tmp_path: Path) -> Autotrader:
-    "Run the installed command in an empty folder; no variable of the tester's leaks in."
+    "The command, run in an empty folder."
+    return functools.partial(run_in, tmp_path)
 
-    def run(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTRADER__", "BYBIT_"))}
-        command = [str(COMMAND), *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, env={**clean, **env}, capture_output=True, text=True, timeout=120)
 
-    return run
+@pytest.fixture(scope="module")
+def made_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk")
+    for words in (["init"], ["db", "upgrade"]):
+        done = run_in(folder, *words)
+        assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
-def desk(autotrader: Autotrader, tmp_path: Path) -> Path:
-    "A folder after `init` and `db upgrade`."
-    for words in (["init"], ["db", "upgrade"]):
-        done = autotrader(*words)
-        assert done.returncode == 0, done.stderr
+def desk(made_desk: Path, tmp_path: Path) -> Path:
+    "The empty folder after `init` and `db upgrade`."
+    shutil.copytree(made_desk, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
