@@ -28,7 +28,6 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
-    field_validator,
     model_validator,
 )
 
@@ -155,12 +154,12 @@ def database_kind(url: str) -> str | None:
 class Database(Section):
     "Where everything is kept. `Settings.database_url` is the address to use: it honours AUTOTRADER_DATABASE_URL."
 
-    db_type: Literal["sqlite", "postgresql"] = "sqlite"
+    db_type: Literal["sqlite", "postgresql"] = "sqlite"  # of db_url
     db_url: SecretStr = SecretStr("sqlite:///data/autotrader.db")  # relative to config.toml
 
     @model_validator(mode="after")
     def _of_that_type(self) -> Self:
-        if database_kind(self.db_url.get_secret_value()) != self.db_type:
+        if "db_url" in self.model_fields_set and database_kind(self.db_url.get_secret_value()) != self.db_type:
             raise ValueError(
                 f"db_url must begin with {self.db_type}:// because db_type is {self.db_type!r}; change one of them"
             )
@@ -376,11 +375,17 @@ def _history_start(value: Any) -> Any:
         raise ValueError('must be a date like "2025-03-08"') from None
 
 
+def _usable_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*", text) or text.lower() == "main":
+        raise ValueError('must be letters, digits and single "_", and not "main"; give the bot an id = "…" key')
+    return text
+
+# %% ../../nbs/05_config/05_sections.ipynb #605e870a
 class SubBot(Section):
     "One bot: a market, a size, a way to decide, its own limits."
 
     name: Annotated[str, Field(pattern=r"\S", max_length=60)]
-    id: Annotated[str, Field(max_length=24)]
+    id: Annotated[str, Field(max_length=24), AfterValidator(_usable_id)]
     enabled: bool = True
     venue: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "bybit"
     symbol: Symbol
@@ -407,13 +412,6 @@ class SubBot(Section):
         if isinstance(data, Mapping) and "id" not in data and isinstance(data.get("name"), str):
             return {"id": bot_id(data["name"]), **data}
         return data
-
-    @field_validator("id")
-    @classmethod
-    def _usable_id(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*", value) or value.lower() == "main":
-            raise ValueError('must be letters, digits and single "_", and not "main"; give the bot an id = "…" key')
-        return value
 
     @model_validator(mode="after")
     def _size_possible(self) -> Self:

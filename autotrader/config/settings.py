@@ -126,6 +126,14 @@ def read_secrets(
     )
 
 # %% ../../nbs/05_config/10_settings.ipynb #2621e683
+def _beside(url: str, folder: Path) -> str:
+    "The address with a relative SQLite file made absolute."
+    scheme, _, rest = url.partition(":///")
+    if scheme != "sqlite" or not rest or rest.startswith((":memory:", "file:", "/")):
+        return url
+    return f"{scheme}:///{folder / rest}"
+
+# %% ../../nbs/05_config/10_settings.ipynb #89576516
 class Settings(Section):
     "Everything the house was told. `load` makes it; paths in it are relative to `folder`."
 
@@ -153,7 +161,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for check in (_unique_bots, _production_database, _known_shares, _leverage, _tunable):
+        for check in (_unique_bots, _known_shares, _leverage, _tunable):
             check(self)
         return self
 
@@ -179,11 +187,7 @@ class Settings(Section):
     @property
     def database_url(self) -> str:
         "Address of the database, AUTOTRADER_DATABASE_URL first; holds its password. Show it with `masked`."
-        url = (self._secrets.database_url or self.database.db_url).get_secret_value()
-        scheme, _, rest = url.partition(":///")
-        if not scheme.startswith("sqlite") or not rest or rest.startswith((":memory:", "file:", "/")):
-            return url
-        return f"{scheme}:///{self.folder / rest}"
+        return _beside((self._secrets.database_url or self.database.db_url).get_secret_value(), self.folder)
 
     def warnings(self) -> tuple[str, ...]:
         "What is allowed but probably not meant, one sentence each."
@@ -194,24 +198,17 @@ def _unique_bots(settings: "Settings") -> None:
     seen: dict[str, SubBot] = {}
     markets: dict[tuple[str, str, str], SubBot] = {}
     for bot in settings.sub_bots:
-        if other := seen.setdefault(bot.id.lower(), bot):
-            if other is not bot:
-                raise ValueError(
-                    f'sub_bots: {other.name!r} and {bot.name!r} have the same id {bot.id!r}; give one of them an id = "…" key'
-                )
+        other = seen.setdefault(bot.id.lower(), bot)
+        if other is not bot:
+            raise ValueError(
+                f'sub_bots: {other.name!r} and {bot.name!r} have the same id {bot.id!r}; give one of them an id = "…" key'
+            )
         if bot.enabled and bot.sub_account:
             other = markets.setdefault((bot.venue, bot.sub_account, bot.symbol), bot)
             if other is not bot:
                 raise ValueError(
                     f"sub_bots.{bot.id}.sub_account trades {bot.symbol} on the account of {other.id}; give each bot its own account or symbol"
                 )
-
-
-def _production_database(settings: "Settings") -> None:
-    if settings.general.environment == "production" and settings.database.db_type != "postgresql":
-        raise ValueError(
-            'database.db_type must be "postgresql" in production; set it, or general.environment = "paper"'
-        )
 
 
 def _known_shares(settings: "Settings") -> None:
@@ -609,8 +606,20 @@ def parse(
     settings._path = path
     settings._file_hash = file_hash(text)
     settings._secrets = read_secrets(env, [bot.id for bot in settings.sub_bots])
+    _check_database(settings)
     settings._notes = tuple(_strange_variables(env, settings))
     return settings
+
+
+def _check_database(settings: Settings) -> None:
+    "The address in the environment counts, so this waits until that is known."
+    wanted = "postgresql" if settings.general.environment == "production" else settings.database.db_type
+    is_given = settings.secrets.database_url is not None and settings.general.environment != "production"
+    if not is_given and database_kind(settings.database_url) != wanted:
+        why = f"general.environment is {settings.general.environment!r} and database.db_type {settings.database.db_type!r}"
+        raise ConfigError(
+            f"{settings.path}: the database must be {wanted} because {why}; set AUTOTRADER_DATABASE_URL in .env, or change them"
+        )
 
 
 def file_hash(text: str) -> str:
@@ -635,8 +644,15 @@ def load(
     path = Path("config.toml") if path is None else Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file; `autotrader init` writes one, --config names another")
-    env = read_env(path.absolute().parent, os.environ if environ is None else environ)
-    return parse(read_text(path), path=path, env=env)
+    folder = path.absolute().parent
+    settings = parse(read_text(path), path=path, env=read_env(folder, os.environ if environ is None else environ))
+    secret = folder / ".env"
+    if secret.exists() and secret.stat().st_mode & 0o077:
+        settings._notes = (
+            *settings._notes,
+            f"{secret} can be read by others than its owner; `chmod 600 .env` ends that",
+        )
+    return settings
 
 # %% ../../nbs/05_config/10_settings.ipynb #b8332cf1
 def template(kind: Literal["config", "sample"] = "config") -> str:

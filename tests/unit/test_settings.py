@@ -381,6 +381,7 @@ def test_allocations_may_use_a_bots_name() -> None:
         ("dashboard.allowed_ips", ["10.0.0.1/8"], "must be an address or a network"),
         ("risk.breaker_drawdown", 0.4, "must not be above hard_stop_drawdown"),
         ("database.db_type", "postgresql", "db_url must begin with postgresql://"),
+        ("database", {"db_type": "postgresql"}, "the database must be postgresql because"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_key_value_and_remedy(dotted: str, value: Any, said: str) -> None:
@@ -443,9 +444,25 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "config.toml", environ={})
 
 
-def test_production_needs_postgresql() -> None:
+def test_production_needs_postgresql_wherever_its_address_comes_from() -> None:
     text = edited({"general.environment": "production", "general.confirm_production": "I trade real money"})
-    assert 'db_type must be "postgresql" in production' in refusal(text)
+    assert "the database must be postgresql because general.environment is 'production'" in refusal(text)
+    assert read(text, AUTOTRADER_DATABASE_URL="postgresql://h/x").database_url == "postgresql://h/x"
+    assert "must be postgresql" in refusal(text, AUTOTRADER_DATABASE_URL="sqlite:///x.db")
+
+
+def test_the_address_of_the_environment_replaces_the_files() -> None:
+    assert read(template(), AUTOTRADER_DATABASE_URL="postgresql://h/x").database_url == "postgresql://h/x"
+    assert (
+        read(edited({"database": {"db_type": "postgresql"}}), AUTOTRADER_DATABASE_URL="postgresql://h/x").database_url
+        == "postgresql://h/x"
+    )
+
+
+def test_an_env_file_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
+    write_template(tmp_path)
+    (tmp_path / ".env").chmod(0o644)
+    assert any("chmod 600" in warning for warning in load(tmp_path / "config.toml", environ={}).warnings())
 
 
 def test_two_bots_on_one_account_and_market_are_refused() -> None:
