@@ -268,7 +268,7 @@ with open_store("sqlite:///t.db", folder=Path({str(tmp_path)!r})) as store:
 
 def test_a_refusal_is_not_repeated(bybit: Bybit) -> None:
     session = connect(bybit.url)
-    with pytest.raises(Rejected, match="endTime required .code 10001."):
+    with pytest.raises(Rejected, match=r"endTime required \(code 10001\)"):
         ask(session.get_funding_rate_history, category="linear", symbol="BTCUSDT", startTime=SINCE)
     bybit.faults = {2: "403"}
     with pytest.raises(Rejected, match="wait ten minutes"):

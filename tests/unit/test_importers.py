@@ -287,5 +287,5 @@ def test_a_folder_gives_what_it_has_and_says_what_it_left(tmp_path: Path, store:
 def test_a_folder_without_market_data_is_an_error(tmp_path: Path, store: Store) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(AutotraderError, match="nothing imported|not a folder"):
+        with pytest.raises(AutotraderError, match=r"nothing imported|not a folder"):
             import_folder(store, folder)

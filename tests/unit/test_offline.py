@@ -50,7 +50,7 @@ def test_this_machine_is_never_refused(url: str) -> None:
 
 @pytest.mark.usefixtures("closed")
 def test_no_library_gets_out_by_name_or_by_address() -> None:
-    with pytest.raises(ConfigError, match="example.com"):
+    with pytest.raises(ConfigError, match=r"example\.com"):
         socket.getaddrinfo("example.com", 80)
     with pytest.raises(ConfigError, match=r"192\.0\.2\.7"):
         socket.create_connection(("192.0.2.7", 80), timeout=1)

@@ -93,7 +93,7 @@ def test_an_impossible_bar_is_named_and_has_no_permission(column: str, value: fl
     found = report(planted(series(), column, [17, 30], value))
     bad = found.find("impossible")
     assert bad is not None and list(bad.bars) == [17, 30]
-    with pytest.raises(DataError, match="2 impossible bars.*1970-01-01T17:00:00Z"):
+    with pytest.raises(DataError, match=r"2 impossible bars.*1970-01-01T17:00:00Z"):
         require(found, allow_gaps=True)
 
 
