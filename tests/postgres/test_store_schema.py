@@ -1,8 +1,11 @@
 """The schema: migrations and models are one, on both databases, and the blueprint's tables are as they were ordered."""
 
+import shutil
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -108,6 +111,41 @@ def test_every_migration_goes_up_and_down(any_store_url: str) -> None:
     engine.dispose()
     upgrade(any_store_url)
     open_store(any_store_url).close()
+
+
+def test_a_migration_that_fails_half_way_leaves_the_schema_as_it_was(
+    any_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = upgrade(any_store_url)
+    shutil.copytree(migrations(), tmp_path / "migrations")
+    (tmp_path / "migrations" / "versions" / "9000_broken.py").write_text(
+        f"from alembic import op\nrevision, down_revision = '9000', '{before}'\n"
+        "def upgrade():\n    op.execute('CREATE TABLE half (id INTEGER)')\n    op.execute('DROP TABLE missing')\n"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("autotrader.store.database.migrations", lambda: tmp_path / "migrations")
+        with pytest.raises(StoreError, match="missing"):
+            upgrade(any_store_url)
+    with open_store(any_store_url) as store, store.read() as connection:
+        assert revision_of(connection) == before
+        assert not sa.inspect(connection).has_table("half")
+
+
+def test_a_lost_connection_is_one_line_and_the_next_transaction_reconnects(postgres_url: str) -> None:
+    with open_store(postgres_url, create=True) as store:
+        with pytest.raises(StoreError, match="terminat") as caught, store.begin() as connection:
+            end_all_connections(postgres_url)
+            connection.execute(sa.select(Trade.id))
+        assert "\n" not in str(caught.value)
+        end_all_connections(postgres_url)
+        with store.read() as connection:
+            assert connection.execute(sa.select(Trade.id)).all() == []
+
+
+def end_all_connections(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # type: ignore[arg-type]
 
 
 def trade(
