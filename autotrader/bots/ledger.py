@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..core.market import Instrument, from_e8
-from ..engine.events import EventKind, IntentKind, Note, readable_state
+from .replay import joined
+from ..engine.events import EVENT, INTENT, EventKind, IntentKind, Note, readable_state
 from ..store import journal
 from ..store.database import Store, insert_new, upsert
 from ..store.tables import BotBalance, Decision, Fill, Order, PortfolioHistory, SystemEvent, Trade
@@ -64,16 +65,17 @@ class Ledger:
             for bot, pages in self._pages.items():
                 _write_pages(connection, bot, pages)
             for table, how in _HOW.items():
-                how(connection, table, list(self._rows.get(table, {}).values()))
+                if rows := self._rows.get(table):
+                    how(connection, table, list(rows.values()))
         self._pages, self._rows = {}, {}
         self.commits += 1
 
 # %% ../../nbs/75_bots/20_ledger.ipynb #4dc4675c
 def _write_pages(connection: Any, bot: str, pages: _Pages) -> None:
     if pages.events:
-        journal.append(connection, bot, np.concatenate(pages.events))
+        journal.append(connection, bot, joined(pages.events, EVENT))
     if pages.seqs:
-        journal.append_intents(connection, bot, np.array(pages.seqs, np.int64), np.concatenate(pages.intents))
+        journal.append_intents(connection, bot, np.array(pages.seqs, np.int64), joined(pages.intents, INTENT))
     if pages.state is not None:
         journal.save_state(connection, bot, pages.state, readable=readable_state(pages.state[0]))
 
@@ -83,11 +85,11 @@ def _upsert_trades(connection: Any, table: Any, rows: Sequence[dict[str, Any]]) 
 
 
 _HOW: dict[type, Any] = {  # in this order: fills refer to orders
-    Decision: upsert,
+    Decision: insert_new,
     Order: upsert,
     Fill: insert_new,
     Trade: _upsert_trades,
-    BotBalance: upsert,
+    BotBalance: insert_new,
     PortfolioHistory: insert_new,
     SystemEvent: insert_new,
 }

@@ -203,12 +203,15 @@ def _in_step(actors: Sequence[Actor]) -> Iterator[tuple[int, list[Actor]]]:
 
 
 def perform(actors: Sequence[Actor], ledger: Ledger, progress: Callable[[int, int], None] | None = None) -> None:
-    "Play all tapes to their end, one commit per moment; `progress` hears bars done and bars in all."
+    "Play all tapes to their end; `progress` hears bars done and bars in all."
     done, total = 0, sum(len(a.part.tape.open_ms) for a in actors)
+    day = 0
     for now_ms, due in _in_step(actors):
         ended = [play_bar(actor) for actor in due]
         if any(ended):
             _snapshot(ledger, actors, now_ms)
+        if now_ms // DAY_MS > day:
+            day = now_ms // DAY_MS
             ledger.commit()
         done += len(due)
         if progress is not None:
