@@ -103,10 +103,19 @@ def test_time_comes_from_the_clock_and_chance_from_a_seed(module: Path) -> None:
     assert found == set()
 
 
-@pytest.mark.parametrize("module", BELOW_RUNNER, ids=name)
+LIVE = re.compile(r"(^|\s|\()(self\.|settings\.)?(is_)?live($|\s|\))|\.environment\b")
+
+
+@pytest.mark.parametrize("module", [p for p in BELOW_RUNNER if "config" not in p.parts], ids=name)
 def test_no_room_asks_whether_it_is_live(module: Path) -> None:
     tests = [ast.unparse(n.test) for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.If | ast.IfExp)]
-    assert [test for test in tests if re.search(r"\b(is_)?live\b(?!\.)", test.split("==")[0])] == []
+    assert [test for test in tests if LIVE.search(test)] == []
+
+
+def test_asking_whether_it_is_live_would_be_noticed() -> None:
+    asked = ["live", "not self.is_live", "settings.general.environment == 'production'", "a and live"]
+    assert all(LIVE.search(test) for test in asked)
+    assert not any(LIVE.search(test) for test in ("venue.live != 0", "order.status == Status.LIVE", "alive"))
 
 
 def test_the_import_contracts_are_those_of_the_folders() -> None:
