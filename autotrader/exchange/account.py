@@ -149,7 +149,7 @@ class Account:
         "Make a symbol tradable; raises `ConfigError` when it is already."
         if instrument.symbol in self.books:
             raise ConfigError(f"{instrument.symbol} is already listed on this account: one book per symbol")
-        book = Book(instrument, costs.copy(), fills.new_venue(wallet_e8=0))
+        book = Book(instrument, costs.copy(), fills.new_venue(wallet_e8=self.wallet_e8))
         self.books[instrument.symbol] = book
         return book
 

@@ -235,8 +235,8 @@ class RoughExchange(RoughPort):
         book = self.inner.account.book(symbol)
         venue = book.venue[0]
         resting = [order for order in venue["resting"] if order["key"]]
-        if self.line.happens("partial", self.roughness.partial):
-            wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
+        wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
+        if wanted and self.line.happens("partial", self.roughness.partial):
             venue["room"] = min(int(venue["room"]), int(self.line.share() * wanted))
         for order in resting:
             if order["kind"] == OrderKind.LIMIT and self.line.happens("cancelled", self.roughness.cancelled):
