@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['State', 'Finding', 'worst', 'check_program', 'check_disk', 'check_clock', 'check_cache', 'check_network',
-           'check_config', 'check_keys', 'check_database', 'examine']
+           'check_config', 'check_keys', 'entry_notes', 'check_sizes', 'check_database', 'examine']
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #64393849
 import os
@@ -14,14 +14,18 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import autotrader
-from ..config.sections import masked
+from ..config.sections import SubBot, masked
 from ..config.settings import Settings
 from ..core.clock import Clock, SystemClock, iso
-from ..core.errors import StoreError
+from ..core.errors import DataError, StoreError
 from ..core.offline import is_offline
+
+if TYPE_CHECKING:
+    from autotrader.data.joined import Market
+    from autotrader.store.database import Store
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #2fde1f5b
 State = Literal["ok", "warn", "fail"]
@@ -140,16 +144,75 @@ def check_keys(settings: Settings) -> list[Finding]:
         return [Finding("fail", "keys", f"{have}; {stage} needs {names} and their secrets: put them into .env")]
     return [Finding("ok", "keys", have)]
 
+# %% ../../nbs/99_cli/20_doctor.ipynb #c37273b8
+_ABOUT = {
+    "SIZED_TO_ZERO": "{a:.4g} steps wanted, the venue takes {b:.0f} or more: raise its size or capital",
+    "MIN_NOTIONAL": "{a:.2f} USDT wanted, the venue takes {b:.2f} or more: raise its size or capital",
+    "PARTS_REDUCED": "its entry of {a:.0f} parts becomes {b:.0f}, smaller ones the venue does not take",
+    "SIZE_CAPPED": "{a:.0f} steps wanted, max_leverage or the venue allow {b:.0f}",
+}
+
+
+def entry_notes(bot: SubBot, market: "Market") -> list[str]:
+    "What the policy notes about the size of an entry at the last close; empty when the whole entry would go out."
+    import numpy as np
+
+    from autotrader.core.market import E8
+    from autotrader.engine.events import INTENT, MAX_INTENTS, EventKind, IntentKind, Note, new_event, new_state
+    from autotrader.engine.policy import step
+    from autotrader.features.indicators import compute
+    from autotrader.strategy.bots import params_for
+
+    candles, params, out = market.candles, params_for(bot, market.instrument), np.zeros(MAX_INTENTS, INTENT)
+    tiers = ["mult_low", "mult_medium", "mult_high"]
+    smallest = min((float(params[name][0]) for name in tiers if params[name][0] > 0), default=0.0)
+    for name in tiers:
+        params[name] = smallest
+    state = new_state(wallet_e8=round(bot.initial_capital_usdt * E8))
+    close_ms = int(candles.open_ms[-1]) + candles.bar_ms
+    close = int(market.instrument.to_ticks(candles.close[-1:])[0])
+    atr = float(compute("atr", candles, period=bot.dynamic_sizing.atr_period)[-1])
+    side = 1 if bot.decision.allow_long else -1
+    step(state[0], new_event(EventKind.BAR, close_ms, seq=1, price=close, atr=atr)[0], params[0], out)
+    signal = new_event(EventKind.SIGNAL, close_ms, seq=2, code=side, value=1.0, known_ms=close_ms)
+    wanted = out[: step(state[0], signal[0], params[0], out)]
+    notes = [(Note(int(i["code"])).name, float(i["a"]), float(i["b"])) for i in wanted if i["kind"] == IntentKind.NOTE]
+    return [_ABOUT[name].format(a=a, b=b) for name, a, b in notes if name in _ABOUT]
+
+# %% ../../nbs/99_cli/20_doctor.ipynb #7782f652
+def check_sizes(settings: Settings, store: "Store", *, clock: Clock) -> list[Finding]:
+    "Whether each enabled bot could trade at its smallest size, at the last stored price of its market."
+    from autotrader.data.joined import load_market
+
+    found = []
+    for bot in settings.sub_bots:
+        if not bot.enabled:
+            continue
+        try:
+            market = load_market(store, bot.venue, bot.symbol, bot.timeframe, 0, clock.now_ms())
+        except DataError as error:
+            found.append(Finding("warn", "sizes", f"{bot.id}: not checked, {error}"))
+            continue
+        notes = entry_notes(bot, market)
+        found += [Finding("warn", "sizes", f"{bot.id} on {bot.symbol}: {note}") for note in notes]
+        if not notes:
+            price = f"{float(market.candles.close[-1]):g} on {iso(int(market.candles.open_ms[-1]))}"
+            found.append(Finding("ok", "sizes", f"{bot.id} could trade {bot.symbol} at {price}"))
+    return found
+
 # %% ../../nbs/99_cli/20_doctor.ipynb #c7766c2c
-def check_database(settings: Settings) -> list[Finding]:
+def check_database(settings: Settings, *, clock: Clock) -> list[Finding]:
     "Open it as every command does; raises `StoreError` when it is there and cannot be used."
     from autotrader.store.database import describe, open_store, resolve_url
 
     url = resolve_url(settings.database_url, folder=settings.folder)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return [Finding("warn", "database", f"{describe(url)} is not made yet: `autotrader db upgrade` makes it")]
-    with open_store(settings.database_url, folder=settings.folder):
-        return [Finding("ok", "database", f"{describe(url)} opens, its schema is current")]
+    with open_store(settings.database_url, folder=settings.folder) as store:
+        return [
+            Finding("ok", "database", f"{describe(url)} opens, its schema is current"),
+            *check_sizes(settings, store, clock=clock),
+        ]
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #6441c384
 def examine(settings: Settings, *, clock: Clock) -> tuple[list[Finding], StoreError | None]:
@@ -164,6 +227,6 @@ def examine(settings: Settings, *, clock: Clock) -> tuple[list[Finding], StoreEr
         *check_network(),
     ]
     try:
-        return [*found, *check_database(settings)], None
+        return [*found, *check_database(settings, clock=clock)], None
     except StoreError as error:
         return [*found, Finding("fail", "database", masked(str(error)))], error

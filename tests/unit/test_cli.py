@@ -271,3 +271,22 @@ def test_a_mistake_of_ours_is_one_line_with_the_log_that_holds_the_rest(desk: Pa
     assert "KeyError" in done.stderr and "autotrader.log" in done.stderr and "hunter2secret" not in done.stderr
     log = (desk / "logs" / "autotrader.log").read_text()
     assert "Traceback" in log and "hunter2secret" not in log
+
+
+@pytest.mark.realdata
+def test_the_doctor_finds_a_size_the_venue_does_not_take(autotrader: Autotrader, desk: Path, data_dir: Path) -> None:
+    assert autotrader("data", "import", data_dir / "bybit_perp_1h.parquet").returncode == 0
+    sizes = {}
+    for what, env in {
+        "shipped": {},
+        "tiny": {
+            "AUTOTRADER__SUB_BOTS__SUB_BOT_A__SIZING": "lot",
+            "AUTOTRADER__SUB_BOTS__SUB_BOT_A__BASE_LOT": "0.0005",
+        },
+    }.items():
+        done = autotrader("doctor", "--json", **env)
+        assert done.returncode == 0, done.stderr
+        sizes[what] = [f for f in json.loads(done.stdout)["findings"] if f["subject"] == "sizes"]
+    assert [f["state"] for f in sizes["shipped"]] == ["ok", "ok", "ok"]
+    warned = [f["text"] for f in sizes["tiny"] if f["state"] == "warn"]
+    assert len(warned) == 1 and "sub_bot_A" in warned[0] and "raise its size" in warned[0]

@@ -147,3 +147,14 @@ def test_the_version_is_written_once_and_told_the_same() -> None:
     assert settings["DEFAULT"]["version"] == autotrader.__version__
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "autotrader.__version__"}
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=name)
+def test_every_link_inside_the_house_leads_somewhere(page: Path) -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_names_every_floor() -> None:
+    floors = {p.parent.name for p in ROOMS if p.parent.name != "nbs"}
+    assert floors - set(re.findall(r"\]\(nbs/(\w+)\)", (ROOT / "README.md").read_text())) == set()
