@@ -287,7 +287,7 @@ class DynamicSizing(Section):
         return self
 
 # %% ../../nbs/05_config/05_sections.ipynb #2e37f313
-MAX_PARTS = 8  # order slots of one bot in the engine
+MAX_PARTS = 7  # of the eight order slots of a bot one stays free for its exit
 
 
 class SplitEntry(Section):
