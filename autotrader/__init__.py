@@ -14,8 +14,11 @@ __version__ = "0.1.0"
 
 # %% ../nbs/00___init__.ipynb #36709b3f
 _ROOMS = {
+    "backtest": "desk.backtest",
+    "load": "desk.backtest",
     "Candles": "core.market",
     "Instrument": "core.market",
+    "Result": "desk.results",
     "VenueRules": "core.market",
 }
 

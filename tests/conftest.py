@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from autotrader.core.offline import install
 from hypothesis import settings
 
 os.environ["AUTOTRADER_OFFLINE"] = "1"
+install()  # this process; the ones it starts inherit the variable
 
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
