@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from autotrader.core.offline import install
 from hypothesis import settings
+
+from autotrader.core.offline import install
 
 os.environ["AUTOTRADER_OFFLINE"] = "1"
 install()  # this process; the ones it starts inherit the variable
