@@ -23,7 +23,7 @@ from ..desk.results import Result
 from ..engine.events import IntentKind, Note, new_state
 from ..engine.simulate import Ints, Run, Tape
 from ..exchange.account import Account, Book
-from ..exchange.paper import PaperExchange, RoughExchange, Roughness
+from ..exchange.paper import BAD_DAY, PaperExchange, RoughExchange, Roughness
 from ..store import journal
 from ..store.database import Store, describe
 from ..store.tables import BotBalance, Order, PortfolioHistory
@@ -231,7 +231,7 @@ def rehearse(
     store: Store,  # a database of the rehearsal's own
     *,
     rough: int | None = None,  # seed of a rough day; None: smooth
-    roughness: Roughness = Roughness(),
+    roughness: Roughness = BAD_DAY,
     progress: Callable[[int, int], None] | None = None,  # bars done, bars in all
 ) -> Rehearsal:
     "Play every part; raises `ConfigError` on two parts with one id or one whose journal is in the database already."
