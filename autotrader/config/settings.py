@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREFIX', 'VenueKey', 'Secrets', 'read_secrets', 'Settings', 'find_bot', 'split_path', 'value_at', 'read_text',
-           'read_env', 'bot_names', 'parse', 'file_hash', 'load', 'template', 'write_template', 'SubBot']
+           'read_env', 'bot_names', 'parse', 'file_hash', 'load', 'template', 'write_template', 'with_changes',
+           'SubBot']
 
 # %% ../../nbs/05_config/10_settings.ipynb #414e39b0
 import hashlib
@@ -696,3 +697,39 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         os.link(temporary, path)  # unlike a rename it never replaces
     finally:
         Path(temporary).unlink()
+
+# %% ../../nbs/05_config/10_settings.ipynb #bd8ab83d
+def _read(text: str) -> Any:
+    "A value as TOML reads it; text that TOML does not know is text."
+    try:
+        return tomllib.loads(f"v = {text}")["v"] if "\n" not in text else text
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def with_changes(
+    settings: Settings,  # whose limits hold
+    bot: SubBot,
+    changes: Sequence[str],  # "strategy_params.sl_ratio=2"
+) -> SubBot:
+    "The bot with these keys set; raises `ConfigError` with key, value and bound."
+    raw = bot.model_dump(exclude_unset=True)
+    for text in changes:
+        dotted, equals, value = (piece.strip() for piece in text.partition("="))
+        *tables, key = dotted.split(".")
+        here = raw
+        for table in tables:
+            here = here.setdefault(table, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"{text!r}: {table} is a single setting, nothing is below it; write {table}=VALUE")
+        if not equals or not key:
+            raise ConfigError(f"{text!r} is not KEY=VALUE; write it like strategy_params.sl_ratio=2")
+        here[key] = _read(value)
+    names = [(bot.id, bot.name)]
+    try:
+        found = Settings.model_validate({"sub_bots": (_frozen(raw),), "risk": settings.risk})
+    except ValidationError as error:
+        raise ConfigError(
+            _one_line(error, place=f"{bot.id} with {', '.join(changes)}", bots=names, sources={})
+        ) from None
+    return found.sub_bots[0]
