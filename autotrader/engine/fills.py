@@ -405,7 +405,8 @@ def _next_limit(venue):
             continue
         through = venue.low < order.price if order.side > 0 else venue.high > order.price
         if through and not _is_expired(venue, order):
-            if best < 0 or order.side * (order.price - venue.resting[best].price) > 0:
+            nearer = order.side * (order.price - venue.resting[max(best, 0)].price)
+            if best < 0 or nearer > 0 or (nearer == 0 and order.key < venue.resting[best].key):
                 best = i
     return best
 

@@ -207,9 +207,10 @@ def _trade(state, params, side, qty, cost, fee_e8, ts_ms):
 # %% ../../nbs/40_engine/20_policy.ipynb #a8184a53
 @inner
 def _find(state, key):
-    for i in range(SLOTS + 2):
-        if state.orders[i].key == key:
-            return i
+    if key != 0:  # the key of a free slot
+        for i in range(SLOTS + 2):
+            if state.orders[i].key == key:
+                return i
     return -1
 
 
@@ -408,9 +409,9 @@ def _send_due_parts(state, params, ts_ms, out, n):
 
 
 @inner
-def _drive_plan(state, params, ts_ms, out, n):
+def _drive_plan(state, params, ts_ms, is_clock, out, n):
     "Send what is due, cancel what is late, and say when the entry is complete."
-    if params.split == Split.TIME and state.part < state.parts and state.qty != 0:
+    if is_clock and params.split == Split.TIME and state.part < state.parts and state.qty != 0:
         n = _send_due_parts(state, params, ts_ms, out, n)
     late = state.deadline_ms > 0 and ts_ms >= state.deadline_ms
     if late and _active_entries(state) > 0:
@@ -439,13 +440,13 @@ def _has_live_exit(state, ts_ms):
 
 @inner
 def _pause(state, params, code, ts_ms):
-    "Latch a risk pause; each one without a winning trip in between lasts twice as long."
+    "Latch a risk pause; each without a winning trip in between lasts twice as long, none ends before what a command asked."
     state.mode = Mode.PAUSED
     state.pause = code
     state.then_side = 0
     length = params.cooldown_ms << min(state.trips_paused, MAX_DOUBLINGS)
     state.trips_paused += 1
-    state.until_ms = NEVER_MS if params.manual_resume != 0 else ts_ms + length
+    state.until_ms = max(state.until_ms, NEVER_MS if params.manual_resume != 0 else ts_ms + length)
 
 
 @inner
@@ -500,13 +501,13 @@ def _enter_if_allowed(state, params, ts_ms, out, n):
 
 
 @inner
-def _advance(state, params, ts_ms, out, n):
+def _advance(state, params, ts_ms, is_clock, out, n):
     if state.exiting != 0:
         n = _drive_exit(state, params, ts_ms, out, n)
     if state.exiting == 0 and state.side == 0 and state.then_side != 0 and _active(state) == 0:
         n = _enter_if_allowed(state, params, ts_ms, out, n)
     if state.exiting == 0 and state.parts > 0:
-        n = _drive_plan(state, params, ts_ms, out, n)
+        n = _drive_plan(state, params, ts_ms, is_clock, out, n)
     if state.exiting == 0 and state.qty != 0:
         n = _protect(state, ts_ms, out, n)
         if state.exiting != 0:
@@ -721,9 +722,12 @@ def _on_command(state, event, out, n):
         state.losses = 0
         state.peak_e8 = state.wallet_e8 if state.qty == 0 else state.peak_e8
     else:
-        state.mode = Mode.NO_ENTRY if code == Command.NO_ENTRY else Mode.PAUSED
-        state.pause = Pause.COMMAND
-        state.until_ms = until_ms
+        if state.mode == Mode.PAUSED and state.pause != Pause.COMMAND:  # a risk pause may get longer, never weaker
+            state.until_ms = max(state.until_ms, until_ms)
+        else:
+            state.mode = Mode.NO_ENTRY if code == Command.NO_ENTRY else Mode.PAUSED
+            state.pause = Pause.COMMAND
+            state.until_ms = until_ms
         state.then_side = 0
         if state.parts > 0:
             state.part = state.parts
@@ -802,4 +806,4 @@ def step(state, event, params, out):
         _on_money(state, event)
     elif kind == EventKind.COMMAND:
         n = _on_command(state, event, out, n)
-    return _advance(state, params, ts_ms, out, n)
+    return _advance(state, params, ts_ms, kind == EventKind.CLOCK, out, n)

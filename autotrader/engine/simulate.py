@@ -307,9 +307,11 @@ def _loop(desk, tape, direction, exits, confidence, atr, fills, curve, days, sho
     peak = equity = state.wallet_e8
     day_end = np.int64(0)
     logged = paid = held = day = 0
-    while paid < len(stamps) and len(open_ms) > 0 and stamps[paid] <= open_ms[0]:
-        paid += 1
     for i in range(len(open_ms)):
+        while paid < len(stamps) and stamps[paid] <= open_ms[i]:
+            if i > 0:
+                _charge(desk, closes[i - 1], rates[paid], stamps[paid], reply, wants)
+            paid += 1
         end_ms = open_ms[i] + bar_ms
         mark = closes[i]
         high = max(highs[i], mark_highs[i]) if has_marks else highs[i]

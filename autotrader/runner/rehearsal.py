@@ -132,6 +132,13 @@ def _say(part: Part, b: int, known_ms: int) -> Said:
     )
 
 
+def _pay(actor: Actor, due: Sequence[tuple[int, float]]) -> None:
+    "Funding at its stamps, on the newest mark."
+    for ts_ms, rate in due:
+        actor.exchange.fund(actor.part.instrument.symbol, mark=actor.mark, rate=rate, ts_ms=ts_ms)
+    listen(actor.bot)
+
+
 def play_bar(actor: Actor) -> bool:
     "Let a bot live through its next bar; returns whether a bar of its own timeframe ended."
     part, bot, exchange = actor.part, actor.bot, actor.exchange
@@ -139,27 +146,26 @@ def play_bar(actor: Actor) -> bool:
     bar = actor.feed.next_bar()
     if bar is None:
         return False
+    _pay(actor, [due for due in bar.funding if due[0] <= bar.open_ms])  # stamps in a hole before the bar
     exchange.open_bar(symbol, bar)
     while exchange.play(symbol):
         listen(bot)
     actor.clock.advance_to(bar.close_ms)
-    for ts_ms, rate in bar.funding:
-        exchange.fund(symbol, mark=bar.close, rate=rate, ts_ms=ts_ms)
-    listen(bot)
+    actor.mark = bar.close
+    _pay(actor, [due for due in bar.funding if due[0] > bar.open_ms])
     tick(bot, bar.close)
     b = int(part.tape.bot_bar[i]) if len(part.tape.bot_bar) else i
     if b >= 0:
         close_bar(bot, int(part.tape.bot_close[b]), atr=float(part.atr[b]))
         decide(bot, _say(part, b, bar.close_ms))
-    _count(actor, i, bar.close)
+    _count(actor, i)
     return b >= 0
 
 # %% ../../nbs/90_runner/10_rehearsal.ipynb #be9a1bf6
-def _count(actor: Actor, i: int, mark: int) -> None:
+def _count(actor: Actor, i: int) -> None:
     "Note what the bot is worth, and hold the venue to its books: the wallet moved by cash flow + funding − fees."
     state, venue = actor.bot.state[0], actor.book.venue[0]
-    actor.mark = mark
-    open_steps = int(state["qty"]) * mark - int(state["cost"])
+    open_steps = int(state["qty"]) * actor.mark - int(state["cost"])
     actor.equity_e8[i] = int(state["wallet_e8"]) + open_steps * actor.part.instrument.rules.unit_e8
     actor.held += bool(state["qty"])
     moved = int(venue["wallet_e8"]) - actor.part.wallet_e8
