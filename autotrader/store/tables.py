@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'Money', 'UtcTime', 'Base', 'Trade', 'PortfolioHistory',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
-           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules']
+           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -323,6 +323,30 @@ class InstrumentRules(Base):
     max_leverage: Mapped[Decimal]
     maintenance_margin: Mapped[Decimal]
     funding_interval_ms: Mapped[int]
+
+# %% ../../nbs/10_store/20_tables.ipynb #b06c2fde
+class JobRun(Base):
+    "One run of a job notebook, and what became of it."
+
+    __tablename__ = "jobs"
+    __table_args__ = (CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'stopped')", "state"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    name: Mapped[str] = mapped_column(String)  # of the template
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String, index=True)
+    claim: Mapped[str | None] = mapped_column(String, unique=True)  # none once it has ended
+    host: Mapped[str] = mapped_column(String)
+    pid: Mapped[int | None]  # of the process that runs it
+    created_ms: Mapped[int]
+    started_ms: Mapped[int | None]
+    heartbeat_ms: Mapped[int]  # when that process was last heard of
+    ended_ms: Mapped[int | None]
+    progress: Mapped[float]  # 0–1
+    doing: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)  # one line
+    folder: Mapped[str] = mapped_column(String)  # relative to that of config.toml; what it leaves behind
+    timeout_s: Mapped[float]
+    memory_mb: Mapped[int]
 
 # %% ../../nbs/10_store/20_tables.ipynb #b46aa2c3
 ROUND_TRIPS = """
