@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'Money', 'UtcTime', 'Base', 'Trade', 'PortfolioHistory',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
-           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun']
+           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun',
+           'HeldLease', 'Heartbeat', 'ControlCommand']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -347,6 +348,45 @@ class JobRun(Base):
     folder: Mapped[str] = mapped_column(String)  # relative to that of config.toml; what it leaves behind
     timeout_s: Mapped[float]
     memory_mb: Mapped[int]
+
+# %% ../../nbs/10_store/20_tables.ipynb #8026c71b
+class HeldLease(Base):
+    "Who may do what only one process may do; the row stays when it is given back, so epochs go on counting."
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    holder: Mapped[str] = mapped_column(String)
+    epoch: Mapped[int]  # of this holder; one more than the one before
+    renewed_ms: Mapped[int]
+    expires_ms: Mapped[int]  # then others may take it; 0: given back
+
+
+class Heartbeat(Base):
+    "The newest sign of life of a process or a part of one."
+
+    __tablename__ = "heartbeats"
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    at_ms: Mapped[int]
+    epoch: Mapped[int]  # of the lease it runs under
+    details: Mapped[dict[str, Any]]
+
+
+class ControlCommand(Base):
+    "Something that a person asks of the runner, and what came of it."
+
+    __tablename__ = "commands"
+    __table_args__ = (CheckConstraint("state IN ('waiting', 'taken', 'done', 'failed')", "state"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    created_ms: Mapped[int]
+    who: Mapped[str] = mapped_column(String)
+    bot: Mapped[str | None] = mapped_column(String)  # none: all
+    command: Mapped[str] = mapped_column(String)
+    args: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String, index=True)
+    epoch: Mapped[int | None]  # of the runner that took it
+    taken_ms: Mapped[int | None]
+    answered_ms: Mapped[int | None]
+    result: Mapped[dict[str, Any] | None]
 
 # %% ../../nbs/10_store/20_tables.ipynb #b46aa2c3
 ROUND_TRIPS = """
