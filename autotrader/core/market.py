@@ -8,6 +8,7 @@ __all__ = ['E8', 'Floats', 'COLUMNS', 'VenueRules', 'Instrument', 'to_e8', 'from
 # %% ../../nbs/00_core/30_market.ipynb #8ef9fdc5
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,26 @@ class Candles:
         "Bars with since ≤ open < until."
         first, last = np.searchsorted(self.open_ms, [since_ms, until_ms])
         return self[int(first) : int(last)]
+
+    def __repr__(self) -> str:
+        beside = f", with {', '.join(self.extras)}" if self.extras else ""
+        return f"Candles({self.venue} {self.symbol} {self.timeframe}: {_extent(self)}{beside})"
+
+    def _repr_html_(self) -> str:
+        extras = f"<br>with {escape(', '.join(self.extras))}" if self.extras else ""
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        title = escape(f"{self.venue} {self.symbol} {self.timeframe}")
+        return f'<div><b>{title}</b><br>{_extent(self)}{extras}<ul style="opacity:.75">{notes}</ul></div>'
+
+
+def _extent(candles: Candles) -> str:
+    "Bars, period from the first open to the last close, range of prices."
+    if not len(candles):
+        return "no bars"
+    first, end = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+    return (
+        f"{len(candles):,} bars, {iso(first)} – {iso(end)}, prices {candles.low.min():,.6g} – {candles.high.max():,.6g}"
+    )
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
