@@ -43,6 +43,7 @@ class Book:
     venue: np.ndarray  # one VENUE record
     number: int = 0  # of the newest update
     positions: int = 0  # opened so far
+    triggers: int = 0  # stops and targets that were set off so far
     keys: dict[str, int] = field(default_factory=dict)  # our name → the venue's key
     orders: dict[int, OrderUpdate] = field(default_factory=dict)  # key → newest report
     out: np.ndarray = field(default_factory=lambda: np.zeros(fills.MAX_EVENTS, EVENT))
@@ -65,7 +66,7 @@ def _level(instrument: Instrument, ticks: int) -> Decimal | None:
 def _blank(book: Book, key: int, *, link: str, side: Side) -> OrderUpdate:
     "An order of which nothing has been reported yet; negative keys are the venue's own."
     origin = Origin.ORDER if key > 0 else (Origin.TARGET if key % 2 else Origin.STOP)
-    name = str(key) if key > 0 else f"{origin.lower()}-{-key // 2}"
+    name = str(key) if key > 0 else f"{origin.lower()}-{book.triggers}"
     return OrderUpdate(
         number=0,
         ts_ms=0,
@@ -84,7 +85,10 @@ def _blank(book: Book, key: int, *, link: str, side: Side) -> OrderUpdate:
 def _order_update(book: Book, event: np.void, held: int) -> OrderUpdate:
     "Report on an order; `held` is the position before, which a stop or target closes."
     key, kind = int(event["key"]), int(event["kind"])
-    known = book.orders.get(key) or _blank(book, key, link="", side=Side.SELL if held > 0 else Side.BUY)
+    if key < 0 and (kind == EventKind.FILL or event["qty"] == 0):  # each trigger is an order of its own
+        book.triggers += 1
+        book.orders[key] = _blank(book, key, link="", side=Side.SELL if held > 0 else Side.BUY)
+    known = book.orders[key]
     update = replace(
         known,
         number=book.number,
