@@ -181,7 +181,7 @@ def _page(result: Result) -> str:
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in _remarks(result))
     picture = result.svg() if len(result.run.equity_e8) else ""
     return (
-        f'<div style="max-width:760px"><p><b>{first}</b> {" ".join(rest)}</p>{picture}'
+        f'<div style="max-width:760px"><p style="line-height:1.5"><b>{first}</b> {" ".join(rest)}</p>{picture}'
         f'{statistics}<ul style="opacity:.75;margin-top:12px">{remarks}</ul></div>'
     )
 

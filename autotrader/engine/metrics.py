@@ -118,9 +118,9 @@ def in_words(stats: Stats, coin: str = "quote coin") -> list[tuple[str, str]]:
         ("return", _number(stats.return_frac, "%")),
         ("profit and loss", _number(stats.pnl, coin)),
         ("largest drawdown", _number(stats.max_drawdown, "%")),
-        ("Sharpe ratio, yearly from daily returns", _number(stats.sharpe)),
+        ("Sharpe ratio, yearly, of daily returns", _number(stats.sharpe)),
         ("Sortino ratio, likewise", _number(stats.sortino)),
-        ("value at risk, 95 % of days lose less", _number(stats.var_95, "%")),
+        ("value at risk, 95 % of days", _number(stats.var_95, "%")),
         ("bars ended with a position", _number(stats.exposure, "%")),
         ("liquidations", f"{stats.liquidations:,}"),
         ("round trips", f"{stats.trades:,}"),
@@ -130,7 +130,7 @@ def in_words(stats: Stats, coin: str = "quote coin") -> list[tuple[str, str]]:
         ("fees paid", _number(stats.fees, coin)),
         ("slippage paid, within the prices", _number(stats.slippage, coin)),
         ("funding received" if stats.funding >= 0 else "funding paid", _number(abs(stats.funding), coin)),
-        ("bars that touched stop and target: stop taken", f"{stats.ambiguous:,}"),
+        ("bars that touched stop and target", f"{stats.ambiguous:,}"),
     ]
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #3acd80db
@@ -146,7 +146,7 @@ def in_table(rows: list[tuple[str, str]]) -> str:
         for line in lines
     )
     body = "".join(f"<tr>{line}</tr>" for line in cells)
-    return f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{body}</table>'
+    return f'<table style="margin:8px 0 0;border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums">{body}</table>'
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #06611603
 def measure(

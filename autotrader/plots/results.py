@@ -114,7 +114,7 @@ def _path(x: Floats, y: Floats, *, close_at: float | None = None) -> str:
     return "M" + "L".join(seen)
 
 # %% ../../nbs/62_plots/10_results.ipynb #ac264fbe
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 64, 12, 40, 26, 16  # margins, pixels
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 64, 12, 52, 26, 16  # margins, pixels
 
 
 def _row(y: float, label: str, width: int) -> str:
@@ -145,7 +145,7 @@ def equity_svg(
     title: str,
     unit: str,  # "USDT"
     width: int = 760,
-    height: int = 380,
+    height: int = 392,
 ) -> str:
     "Self-contained SVG of equity with its drawdown below; raises `DataError` unless there is one finite value per stamp."
     stamps, values = _checked(close_ms, equity)
@@ -171,7 +171,7 @@ def equity_svg(
             f'<svg xmlns="http://www.w3.org/2000/svg" class="at-plot" viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%;height:auto" role="img">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style>",
             f'<text class="at-title" x="{_LEFT}" y="18">{escape(title)}</text>',
-            f'<text x="{width - _RIGHT}" y="18" text-anchor="end">equity in {escape(unit)}, drawdown below, dates UTC</text>',
+            f'<text x="{_LEFT}" y="36">equity in {escape(unit)}, drawdown below, dates UTC</text>',
             *_money_rows(low - pad, high + pad, up, width),
             *_date_labels(stamps, across, height - 6),
             _row(split + _GAP, "0 %", width),
@@ -252,6 +252,7 @@ def equity_figure(
         ),
         HoverTool(renderers=[begun, ended], tooltips=told),
     )
+    below.toolbar_location = None
     for each in (above, below):
         _quiet(each)
     return column(above, below, sizing_mode="stretch_width")
@@ -266,6 +267,8 @@ def _quiet(figure: Any) -> None:
     figure.grid.grid_line_alpha = 0.3
     figure.axis.axis_label_text_color = figure.axis.major_label_text_color = figure.title.text_color = "#8b949e"
     figure.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]" if figure.title.text else "0.0%")
+    figure.axis.axis_line_color = figure.axis.major_tick_line_color = figure.axis.minor_tick_line_color = "#8b949e"
+    figure.yaxis.axis_label_text_font_style = "normal"
     figure.toolbar.logo = None
 
 
