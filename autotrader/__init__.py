@@ -15,10 +15,13 @@ __version__ = "0.1.0"
 # %% ../nbs/00___init__.ipynb #36709b3f
 _ROOMS = {
     "backtest": "desk.backtest",
+    "from_rules": "engine.signals",
     "load": "desk.backtest",
+    "own": "strategy.templates",
     "Candles": "core.market",
     "Instrument": "core.market",
     "Result": "desk.results",
+    "Signals": "engine.signals",
     "VenueRules": "core.market",
 }
 

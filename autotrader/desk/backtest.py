@@ -130,18 +130,25 @@ def _bot_of(candles: Candles, bot: Mapping[str, Any] | None) -> SubBot:
     except ValueError as error:
         raise ConfigError(f"bot: {' '.join(str(error).split())}") from None
 
+
+def _costs_of(costs: Mapping[str, Any] | None) -> Backtest:
+    try:
+        return Backtest(**(costs or {}))
+    except ValueError as error:
+        raise ConfigError(f"costs: {' '.join(str(error).split())}") from None
+
 # %% ../../nbs/64_desk/20_backtest.ipynb #eed31f1b
 def backtest(
     strategy: Strategy | str,  # or the name of a template
     candles: Candles,
     *,
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
-    costs: Backtest | None = None,  # keys of [backtest]
+    costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
     instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
 ) -> Result:
     "Play a strategy on candles; raises `DataError` or `ConfigError` on what cannot be played."
     chosen = make(strategy) if isinstance(strategy, str) else strategy
     market = _market_of(check(candles), fine, instrument)
-    part = part_for(_bot_of(candles, bot), market.candles, market, costs or Backtest(), strategy=chosen)
+    part = part_for(_bot_of(candles, bot), market.candles, market, _costs_of(costs), strategy=chosen)
     return Result(part=part, run=simulate(part))
