@@ -751,9 +751,10 @@ def is_idle(state, params, ts_ms, mark):
                 return False
             if state.part < state.parts and ts_ms >= state.next_ms:
                 return False
-        if state.want_stop != state.have_stop or state.want_target != state.have_target:
-            if ts_ms >= state.protect_after_ms:
-                return False
+        rests = state.want_stop == state.have_stop and state.want_target == state.have_target
+        asked = state.want_stop == state.asked_stop and state.want_target == state.asked_target
+        if not (rests and asked) and ts_ms >= state.protect_after_ms:
+            return False
     equity = equity_e8(state, params, mark)
     if equity > state.peak_e8:
         return False
