@@ -46,7 +46,7 @@ _BOTS = {
 }
 
 
-def parts(bars: int = 1000, costs: Backtest = Backtest()) -> list[Part]:
+def parts(bars: int = 1000) -> list[Part]:
     "The cast over the first `bars` hours."
     cast = []
     for bot, (timeframe, strategy, split) in _BOTS.items():
@@ -64,7 +64,7 @@ def parts(bars: int = 1000, costs: Backtest = Backtest()) -> list[Part]:
             decision={"strategy": strategy},
             risk={"max_losses": 3, "cooldown_minutes": 600},
         )
-        cast.append(part_for(settings, market.candles, market, costs))
+        cast.append(part_for(settings, market.candles, market, Backtest()))
     return cast
 
 

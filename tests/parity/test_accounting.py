@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -42,8 +41,7 @@ def test_the_wallet_moves_by_cash_flow_plus_funding_less_fees_at_every_bar(playe
 
 
 def test_the_fills_account_for_every_movement_of_the_wallet(played: Played) -> None:
-    store, rehearsal = played
-    for performance in rehearsal.performances:
+    for performance in played[1].performances:
         part, run = performance.result.part, performance.result.run
         unit = part.instrument.rules.unit_e8
         fills = run.fills

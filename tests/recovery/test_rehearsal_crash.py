@@ -81,7 +81,7 @@ def test_a_killed_rehearsal_leaves_the_beginning_of_the_whole_journal(
         assert written.tobytes() == expected[: len(written)].tobytes()
         if not len(written):
             continue
-        seqs, intents = journal.read_intents(store, bot, INTENT)
+        _, intents = journal.read_intents(store, bot, INTENT)
         seqs_then, intents_then = journal.read_intents(whole, bot, INTENT)
         assert intents.tobytes() == intents_then[seqs_then <= written["seq"][-1]].tobytes()
         assert decision_parity(store, bot).is_exact
