@@ -50,8 +50,8 @@ def random_params(rng: Generator, bar_ms: int) -> np.ndarray:
 
     sizing = pick(Sizing.LOT, Sizing.EQUITY_FRAC, Sizing.RISK_FRAC)
     size = {
-        Sizing.LOT: pick(0.004, 0.007, 0.03, 0.2, 1.0, 5.0),
-        Sizing.EQUITY_FRAC: pick(0.0005, 0.1, 0.5, 1.5, 4.0),
+        Sizing.LOT: pick(0.004, 0.03, 0.2, 1.0, 1.0, 5.0),
+        Sizing.EQUITY_FRAC: pick(0.0005, 0.1, 0.5, 0.5, 1.5, 4.0),
         Sizing.RISK_FRAC: pick(0.002, 0.01, 0.05),
     }[sizing]
     interval_ms = int(bar_ms * pick(0.4, 1.0, 2.5))
@@ -66,7 +66,7 @@ def random_params(rng: Generator, bar_ms: int) -> np.ndarray:
             "unit_e8": UNIT_E8,
             "min_qty": pick(1, 1, 3, 10),
             "max_qty": pick(10**9, 10**9, 40),
-            "min_notional_e8": pick(0, 0, 5 * 10**8, 300 * 10**8),
+            "min_notional_e8": pick(0, 0, 0, 5 * 10**8, 60 * 10**8),
             "sizing": sizing,
             "size": size,
             "max_leverage": pick(1.0, 3.0, 10.0),
@@ -77,18 +77,18 @@ def random_params(rng: Generator, bar_ms: int) -> np.ndarray:
             "mult_low": pick(1.0, 1.5),
             "mult_medium": 0.75,
             "mult_high": pick(0.5, 0.1),
-            "split": pick(Split.NONE, Split.TIME, Split.PRICE),
+            "split": pick(Split.NONE, Split.TIME, Split.TIME, Split.PRICE),
             "split_count": pick(2, 3, 5, 9),
             "split_interval_ms": interval_ms,
             "split_gap": pick(0.001, 0.004, 0.02),
             "split_expiry_ms": int(interval_ms * pick(0.5, 2.0, 6.0)),
             "sl_ratio": pick(0.0, 0.7, 1.5, 3.0),
             "tp_ratio": pick(0.0, 0.5, 1.0, 2.0),
-            "allow_long": pick(1, 1, 1, 0),
-            "allow_short": pick(1, 1, 1, 0),
+            "allow_long": pick(1, 1, 1, 1, 0),
+            "allow_short": pick(1, 1, 1, 1, 0),
             "exit_on_opposite": pick(1, 1, 0),
             "flip": pick(1, 1, 0),
-            "min_confidence": pick(0.0, 0.0, 0.6),
+            "min_confidence": pick(0.0, 0.0, 0.0, 0.6),
             "max_signal_age_ms": pick(0, bar_ms, 10 * bar_ms),
             "max_drawdown": pick(0.0, 0.03, 0.15),
             "daily_loss": pick(0.0, 0.01, 0.05),
@@ -113,7 +113,7 @@ def random_costs(rng: Generator) -> np.ndarray:
             "maker_fee": pick(0.0, 0.0002, -0.0001),
             "slippage": pick(0.0, 0.0002, 0.005),
             "min_slip": pick(0, 0, 1, 4),
-            "participation": pick(0.0, 0.0, 0.05, 0.3),
+            "participation": pick(0.0, 0.0, 0.0, 0.05, 0.3),
             "leverage": leverage,
             "cushion": 1.0 / leverage - 0.005 if leverage else 0.0,
         },
@@ -169,7 +169,7 @@ def random_case(seed: int, n: int) -> Case:
     rng = np.random.default_rng(seed)
     tape = random_tape(rng, n)
     m = len(tape.bot_close)
-    busy = rng.choice([0.1, 0.4, 0.9])
+    busy = rng.choice([0.15, 0.4, 0.9])
     signals = Signals(
         np.where(rng.random(m) < busy, rng.choice([-1, 1], m), 0),
         np.where(rng.random(m) < rng.choice([0.0, 0.1, 0.3]), rng.integers(0, 4, m), 0),

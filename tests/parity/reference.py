@@ -62,7 +62,7 @@ def backoff_ms(tries: int) -> int:
     return min(1_000 * 2 ** max(tries - 1, 0), 60_000)
 
 
-# what travels between the two ------------------------------------------------------------------------------------------------
+# what travels between the two ---
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Own(Booked):
         return self.purpose in (Purpose.ENTRY, Purpose.ADD)
 
 
-# the policy ------------------------------------------------------------------------------------------------------------------
+# the policy ---
 
 
 class Bot:
@@ -668,7 +668,7 @@ class Bot:
         return out
 
 
-# the venue -------------------------------------------------------------------------------------------------------------------
+# the venue ---
 
 
 class Bar(NamedTuple):
@@ -778,7 +778,7 @@ class Venue:
     def _fee_e8(self, cost: int, rate: float) -> int:
         return nearest(float(cost * self.costs.unit_e8) * rate)
 
-    def _slipped(self, price: int, side: int) -> int:
+    def slipped(self, price: int, side: int) -> int:
         return max(1, price + side * max(nearest(price * self.costs.slippage), self.costs.min_slip))
 
     def _grant(self, wanted: int) -> int:
@@ -860,7 +860,7 @@ class Venue:
         qty = self._grant(wanted)
         events = []
         if qty:
-            price = self._slipped(opening, order.side)
+            price = self.slipped(opening, order.side)
             if not is_market:
                 price = min(price, order.price) if order.side > 0 else max(price, order.price)
             events = self._trade(order, qty, price, False, ts_ms)
@@ -936,7 +936,7 @@ class Venue:
 
     def _trigger(self, found: int, purpose: Purpose) -> list[Happening]:
         side, wanted = -self.side, abs(self.held)
-        price = self._slipped(found, side)
+        price = self.slipped(found, side)
         qty = self._grant(wanted)
         fee_e8 = self._fee_e8(qty * price, self.costs.taker_fee)
         key = -2 * self.trip - (purpose == Purpose.TARGET)
@@ -958,7 +958,7 @@ class Venue:
         return [Happening(EventKind.MONEY, ts_ms, code=Money.FUNDING, amount_e8=amount_e8)]
 
 
-# the loop --------------------------------------------------------------------------------------------------------------------
+# the loop ---
 
 
 class Fill(NamedTuple):
