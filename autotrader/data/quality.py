@@ -56,8 +56,9 @@ class Quality:
             (f.kind.replace("_", " "), "refused" if f.is_blocking else "noted", f.text)
             for f in self.findings or [_CLEAN]
         ]
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><caption>{escape(self.lines()[0])}</caption>{body}</table>"
+        cell = '<td style="text-align:left;vertical-align:top">'
+        body = "".join("<tr>" + "".join(f"{cell}{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+        return f"<div><b>{escape(self.lines()[0])}</b><table>{body}</table></div>"
 
 
 _CLEAN = Finding(

@@ -9,7 +9,8 @@ __all__ = ['eurusd']
 import csv
 import io
 from datetime import UTC, datetime
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -51,8 +52,7 @@ def _parse(text: str) -> Candles:
 # %% ../../nbs/20_data/30_sample.ipynb #723c920f
 def eurusd() -> Candles:
     "The sample: 5,000 hourly bars of EUR/USD, venue `sample`; raises `DataError` when `backtesting` does not ship it."
-    try:
-        text = files("backtesting").joinpath("test/EURUSD.csv").read_text(encoding="utf-8")
-    except (ModuleNotFoundError, FileNotFoundError) as why:
-        raise DataError(f"{_SOURCE} is not installed: `pip install backtesting`") from why
-    return _parse(text)
+    package = find_spec("backtesting")  # not imported: that prints into notebooks
+    if package is None or not (file := Path(str(package.origin)).parent / "test" / "EURUSD.csv").is_file():
+        raise DataError(f"{_SOURCE} is not installed: `pip install backtesting`")
+    return _parse(file.read_text(encoding="utf-8"))

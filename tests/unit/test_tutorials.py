@@ -43,6 +43,11 @@ def test_the_first_backtest_shows_verdicts_pictures_and_the_remedy(played: nbfor
     assert "did you mean" in text
 
 
+def test_the_first_backtest_is_quiet(played: nbformat.NotebookNode) -> None:
+    outputs = [output for cell in played.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
 def test_a_figure_in_a_notebook_brings_its_scripts_along(played: nbformat.NotebookNode) -> None:
     frames = re.findall(r"<iframe.*?</iframe>", shown(played), re.S)
     assert len(frames) == 1
