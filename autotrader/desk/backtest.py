@@ -16,7 +16,7 @@ import numpy as np
 from ..config.sections import Backtest, SubBot
 from ..config.settings import load as load_settings
 from ..core.clock import parse_time
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError
 from ..core.market import Candles, Instrument, check
 from ..data.instruments import infer, known
 from ..data.joined import FundingEvents, Market, load_market

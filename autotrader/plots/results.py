@@ -53,32 +53,20 @@ def money_ticks(low: float, high: float, wanted: int = 5) -> tuple[Floats, int]:
     return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step, max(0, -int(np.floor(np.log10(step))))
 
 
-_STEPS = (
-    ("Y", 1),
-    ("M", 6),
-    ("M", 3),
-    ("M", 2),
-    ("M", 1),
-    ("D", 14),
-    ("D", 7),
-    ("D", 2),
-    ("D", 1),
-    ("h", 6),
-    ("h", 1),
-    ("m", 10),
-    ("m", 1),
-)
+_STEPS = {"Y": (5, 2, 1), "M": (6, 3, 2, 1), "D": (14, 7, 4, 2, 1), "h": (12, 6, 3, 2, 1), "m": (30, 15, 10, 5, 2, 1)}
+_WRITTEN = {"Y": slice(4), "M": slice(7), "D": slice(5, 10), "h": slice(5, 13), "m": slice(11, 16)}
 
 
 def date_ticks(since_ms: int, until_ms: int, fewest: int = 4) -> tuple[Ints, list[str]]:
     "UTC stamps at starts of calendar units inside a period, and how they are written; empty in a period below some minutes."
-    for unit, step in _STEPS:
+    for unit, step in ((unit, step) for unit, steps in _STEPS.items() for step in steps):
         first, last = (np.datetime64(ms, "ms").astype(f"M8[{unit}]") for ms in (since_ms, until_ms))
         units = np.arange(first + 1, last + 1)
         units = units[units.astype(np.int64) % step == 0]
         if len(units) >= fewest:
-            stamps = units.astype("M8[ms]").astype(np.int64)
-            return stamps, [str(when)[:7] if unit in "YM" else str(when)[5:].replace("T", " ") for when in units]
+            return units.astype("M8[ms]").astype(np.int64), [
+                str(when)[_WRITTEN[unit]].replace("T", " ") for when in units
+            ]
     return np.empty(0, np.int64), []
 
 # %% ../../nbs/62_plots/10_results.ipynb #a3411819
@@ -103,6 +91,8 @@ def _checked(close_ms: Ints, equity: Floats) -> tuple[Ints, Floats]:
         )
     if not (np.isfinite(values).all() and (np.diff(stamps) >= 0).all()):
         raise DataError("a picture needs finite values in order of time: sort the series and drop what is missing")
+    if not values[0] > 0:
+        raise DataError(f"a drawdown needs money to fall from: equity must start above zero, was {values[0]:g}")
     return stamps, values
 
 
@@ -130,11 +120,12 @@ def _money_rows(low: float, high: float, up: Callable[[Floats], Floats], width: 
     return [_row(y, label, width) for y, label in zip(up(ticks), labels, strict=True)]
 
 
-def _date_labels(stamps: Ints, across: Callable[[Ints], Floats], y: int) -> list[str]:
+def _date_labels(stamps: Ints, across: Callable[[Ints], Floats], width: int, y: int) -> list[str]:
     ticks, labels = date_ticks(int(stamps[0]), int(stamps[-1]))
     return [
         f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{label}</text>'
         for x, label in zip(across(ticks), labels, strict=True)
+        if x < width - 2 * _RIGHT  # one at the very end would be cut
     ]
 
 # %% ../../nbs/62_plots/10_results.ipynb #67eedb02
@@ -173,7 +164,7 @@ def equity_svg(
             f'<text class="at-title" x="{_LEFT}" y="18">{escape(title)}</text>',
             f'<text x="{_LEFT}" y="36">equity in {escape(unit)}, drawdown below, dates UTC</text>',
             *_money_rows(low - pad, high + pad, up, width),
-            *_date_labels(stamps, across, height - 6),
+            *_date_labels(stamps, across, width, height - 6),
             _row(split + _GAP, "0 %", width),
             _row(floor, f"{deepest:.1%}".replace("-", "−").replace("%", " %") if fall.min() < 0 else "", width),
             f'<path class="at-start" d="M{_LEFT} {start:.1f}H{width - _RIGHT}"/>',
