@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
@@ -103,9 +104,7 @@ def test_two_processes_that_fight_for_a_lease_never_hold_it_together(any_store_u
     assert not held[0] & held[1], "no epoch has two holders"
     assert [sorted(lines) for lines in told] == told, "epochs only rise"
     everything = sorted((at, epoch) for lines in told for epoch, at in lines)
-    overlaps = [
-        (before, after) for before, after in zip(everything, everything[1:], strict=False) if after[1] < before[1]
-    ]
+    overlaps = [(before, after) for before, after in pairwise(everything) if after[1] < before[1]]
     assert overlaps == [], "who has an earlier epoch is stale before the next one starts"
     with open_store(any_store_url) as store, store.read() as connection:
         assert connection.execute(sa.select(HeldLease.epoch)).scalar_one() >= max(held[0] | held[1])
