@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -245,13 +246,17 @@ def open_store(
     return store
 
 # %% ../../nbs/10_store/10_database.ipynb #a1892c9f
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+@cache  # building a statement takes longer than running it
+def _statement(dialect: str, table: sa.Table, columns: tuple[str, ...], key: tuple[str, ...]) -> Any:
+    "Insert that replaces `columns` of a row whose `key` is known, or leaves it alone where there are none to replace."
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    changed = {name: statement.excluded[name] for name in columns if name not in key}
+    if not changed:
+        return statement.on_conflict_do_nothing(index_elements=key or None)
+    return statement.on_conflict_do_update(index_elements=key, set_=changed)
 
 
 def _written(connection: sa.Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> int:
-    if not rows:
-        return 0
     return int(connection.execute(statement, list(rows), execution_options={"preserve_rowcount": True}).rowcount)
 
 
@@ -261,8 +266,9 @@ def insert_new(
     rows: Sequence[dict[str, Any]],  # one per row, all with the same columns
 ) -> int:  # rows that were not there yet
     "Insert rows, leaving alone those that any key of the table knows already."
-    statement = _insert(connection, model.__table__).on_conflict_do_nothing()
-    return _written(connection, statement, rows)
+    if not rows:
+        return 0
+    return _written(connection, _statement(connection.dialect.name, model.__table__, (), ()), rows)
 
 
 def upsert(
@@ -273,12 +279,8 @@ def upsert(
     key: Sequence[str] = (),  # unique columns that decide; the primary key when empty
 ) -> int:  # rows written
     "Insert rows, replacing the given columns of those whose key is known."
+    if not rows:
+        return 0
     table: sa.Table = model.__table__
     names = tuple(key) or tuple(column.name for column in table.primary_key)
-    statement = _insert(connection, table)
-    changed = {name: statement.excluded[name] for name in (rows[0] if rows else ()) if name not in names}
-    if changed:
-        statement = statement.on_conflict_do_update(index_elements=names, set_=changed)
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=names)
-    return _written(connection, statement, rows)
+    return _written(connection, _statement(connection.dialect.name, table, tuple(rows[0]), names), rows)

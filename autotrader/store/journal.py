@@ -26,10 +26,12 @@ def _pieces(records: Records) -> list[bytes]:
     return [raw[start : start + size] for start in range(0, len(raw), size)]
 
 
+_NEWEST = sa.select(sa.func.max(JournalEvent.seq)).where(JournalEvent.bot == sa.bindparam("of"))
+
+
 def last_seq(connection: sa.Connection, bot: str) -> int:
     "Number of a bot's newest event; 0 before its first."
-    newest = sa.select(JournalEvent.seq).where(JournalEvent.bot == bot).order_by(JournalEvent.seq.desc()).limit(1)
-    return connection.execute(newest).scalar() or 0
+    return connection.execute(_NEWEST, {"of": bot}).scalar() or 0
 
 
 def append(
@@ -128,6 +130,10 @@ def read_intents(
     return seqs, _records([row.record for row in rows], dtype, f"intents of {bot}")
 
 # %% ../../nbs/10_store/30_journal.ipynb #02eceb2f
+_OLD_FIRST = sa.delete(PolicyState).where(PolicyState.bot == sa.bindparam("of"), PolicyState.seq == 0)
+_OLD_NEWEST = sa.delete(PolicyState).where(PolicyState.bot == sa.bindparam("of"), PolicyState.seq > 0)
+
+
 def save_state(
     connection: sa.Connection,  # in the caller's transaction
     bot: str,
@@ -137,8 +143,7 @@ def save_state(
 ) -> None:
     "Keep a state as a bot's newest, or as its first when its `seq` is 0."
     seq, schema = int(state["seq"][0]), int(state["schema"][0])
-    replaced = PolicyState.seq == 0 if seq == 0 else PolicyState.seq > 0
-    connection.execute(sa.delete(PolicyState).where(PolicyState.bot == bot, replaced))
+    connection.execute(_OLD_FIRST if seq == 0 else _OLD_NEWEST, {"of": bot})
     row = {"bot": bot, "seq": seq, "schema": schema, "record": state[:1].tobytes(), "readable": readable}
     connection.execute(sa.insert(PolicyState), [row])
 
