@@ -13,8 +13,10 @@ from typing import Annotated
 
 import typer
 
+from . import commands
 from .data import data
 from .frame import ConfigOption, JsonOption, answer, desk
+from .jobs import job
 from ..core.errors import AutotraderError, ConfigError, StoreError
 
 # %% ../../nbs/99_cli/90_main.ipynb #1a146b22
@@ -76,10 +78,15 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if worst(findings) == "fail":
         raise typer.Exit(1)
 
+# %% ../../nbs/99_cli/90_main.ipynb #7759cce1
+for command in (commands.quickstart, commands.backtest, commands.rehearse, commands.explain):
+    app.command()(command)
+
 # %% ../../nbs/99_cli/90_main.ipynb #9b61d99a
 db = typer.Typer(help="The database: its schema.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(data, name="data")
+app.add_typer(job, name="job")
 
 
 @db.command("upgrade")
