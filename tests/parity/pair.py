@@ -4,8 +4,9 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from cases import Case
 from numpy.random import Generator
-from reference import Bot, Cancel, Happening, Place, Protect, Remark, Wish
+from reference import Bot, Cancel, Desk, Happening, Place, Protect, Remark, Wish, simulate
 
 from autotrader.engine.events import (
     EVENT,
@@ -26,6 +27,7 @@ from autotrader.engine.events import (
     new_state,
 )
 from autotrader.engine.policy import is_idle, is_moot, step
+from autotrader.engine.simulate import Run, run
 
 # reading records ---
 
@@ -79,6 +81,51 @@ def in_order(wishes: list[Wish]) -> list[Wish]:
 def event_of(happening: Happening) -> np.ndarray:
     names = [name for name in EVENT.names if name not in ("seq", "kind", "ts_ms")]
     return new_event(happening.kind, happening.ts_ms, **{name: getattr(happening, name) for name in names})
+
+
+# whole runs ---
+
+
+def simulated(case: Case, **options: bool) -> Run:
+    return run(
+        case.tape,
+        case.signals,
+        case.atr,
+        params=case.params,
+        costs=case.costs,
+        wallet_e8=case.wallet_e8,
+        **options,
+    )
+
+
+def by_reference(case: Case) -> Desk:
+    return simulate(case.tape, case.signals, case.atr, case.params, case.costs, case.wallet_e8)
+
+
+COUNTED = (
+    "ambiguous",
+    "expired_inside",
+    "capped",
+    "liquidations",
+    "slippage_e8",
+    "realised_e8",
+    "fees_e8",
+    "funding_e8",
+)
+
+
+def assert_same_run(case: Case, found: Run, desk: Desk) -> None:
+    assert [tuple(fill) for fill in found.fills.tolist()] == [tuple(map(int, fill)) for fill in desk.fills]
+    assert found.equity_e8.tolist() == desk.equity_e8
+    assert found.notes == dict(desk.notes)
+    assert found.tiers == dict(desk.tiers)
+    assert state_of(found.state) == comparable(desk.bot.as_state())
+    venue, there = desk.venue, found.venue[0]
+    assert [there[name] for name in ("wallet_e8", "qty", "stop", "target", "trip", "last", "live")] == [
+        *(venue.wallet_e8, venue.held, venue.stop, venue.target, venue.trip, venue.last, len(venue.orders))
+    ]
+    assert there["cost"] == venue.side * venue.basis
+    assert {name: int(there[name]) for name in COUNTED} == {name: int(venue.counts[name]) for name in COUNTED}
 
 
 # single events ---

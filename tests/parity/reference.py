@@ -1,7 +1,7 @@
 """A second opinion on the engine: what its pages say, in plain Python.
 
-Slow on purpose. Whole numbers of any size, dictionaries of orders, a generator for the bar; no records, no compiler, nothing taken
-from `policy`, `fills` or `simulate`. Where it disagrees with them, one of the two is wrong.
+Slow on purpose. Whole numbers of any size, dictionaries of orders, a generator for the bar; no records, no compiler,
+nothing taken from `policy`, `fills` or `simulate`. Where it disagrees with them, one of the two is wrong.
 """
 
 import copy
@@ -520,7 +520,7 @@ class Bot:
             self._note(Note.PAUSED, self.pause)
         elif age > self.p.max_signal_age_ms:
             self._note(Note.STALE_SIGNAL, age, self.p.max_signal_age_ms)
-        elif self.p.sl_ratio > 0 and not self.atr > 0:
+        elif (self.p.sl_ratio > 0 or self.p.tiers) and not self.atr > 0:  # how wild the market is, is not known
             self._note(Note.NO_ATR)
         else:
             self._enter(side, ts_ms)
@@ -652,9 +652,10 @@ class Bot:
     def as_state(self) -> dict[str, Any]:
         "The names and values of `events.STATE`."
         same = (
-            "params_id seq last_ms next_key trip close mark atr decision opened_ms trip_e8 side total parts part part_qty "
-            "next_ms deadline_ms atr0 then_side then_ms exit_try exit_after_ms protect_try protect_after_ms wallet_e8 peak_e8 "
-            "day_ms day_e8 losses realised_e8 fees_e8 funding_e8 mode pause until_ms trips_paused size_factor"
+            "params_id seq last_ms next_key trip close mark atr decision opened_ms trip_e8 side total parts part "
+            "part_qty next_ms deadline_ms atr0 then_side then_ms exit_try exit_after_ms protect_try protect_after_ms "
+            "wallet_e8 peak_e8 day_ms day_e8 losses realised_e8 fees_e8 funding_e8 mode pause until_ms trips_paused "
+            "size_factor"
         )
         out: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         out |= {"qty": self.held, "cost": sign(self.held) * self.basis, "exiting": int(self.exiting)}

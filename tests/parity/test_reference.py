@@ -7,8 +7,8 @@ import numpy as np
 from cases import Case, random_case, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair import Pair, World, comparable, state_of
-from reference import Desk, Happening, simulate
+from pair import COUNTED, Pair, World, assert_same_run, by_reference, simulated, state_of
+from reference import Desk, Happening
 
 from autotrader.engine.events import (
     EVENT,
@@ -33,7 +33,6 @@ from autotrader.engine.events import (
 )
 from autotrader.engine.fills import BAR, MAX_EVENTS, accept, fund, match, new_venue, open_bar
 from autotrader.engine.policy import step
-from autotrader.engine.simulate import Run, run
 
 seeds = st.integers(0, 2**63 - 1)
 cases = st.builds(random_case, seeds, st.integers(40, 150))
@@ -41,53 +40,8 @@ cases = st.builds(random_case, seeds, st.integers(40, 150))
 MARKET_FIELDS = ("seq", "last_ms", "close", "mark", "atr")
 
 
-def simulated(case: Case, **options: bool) -> Run:
-    return run(
-        case.tape,
-        case.signals,
-        case.atr,
-        params=case.params,
-        costs=case.costs,
-        wallet_e8=case.wallet_e8,
-        **options,
-    )
-
-
-def by_reference(case: Case) -> Desk:
-    return simulate(case.tape, case.signals, case.atr, case.params, case.costs, case.wallet_e8)
-
-
-# whole runs ---
-
-COUNTED = (
-    "ambiguous",
-    "expired_inside",
-    "capped",
-    "liquidations",
-    "slippage_e8",
-    "realised_e8",
-    "fees_e8",
-    "funding_e8",
-)
-UNREACHABLE = {
-    Note.UNKNOWN_OUTSTANDING,
-    Note.UNPROTECTED,
-    Note.NO_SLOT,
-}  # in a simulation: see the tests of single events
-
-
-def assert_same_run(case: Case, found: Run, desk: Desk) -> None:
-    assert [tuple(fill) for fill in found.fills.tolist()] == [tuple(map(int, fill)) for fill in desk.fills]
-    assert found.equity_e8.tolist() == desk.equity_e8
-    assert found.notes == dict(desk.notes)
-    assert found.tiers == dict(desk.tiers)
-    assert state_of(found.state) == comparable(desk.bot.as_state())
-    venue, there = desk.venue, found.venue[0]
-    assert [there[name] for name in ("wallet_e8", "qty", "stop", "target", "trip", "last", "live")] == [
-        *(venue.wallet_e8, venue.held, venue.stop, venue.target, venue.trip, venue.last, len(venue.orders))
-    ]
-    assert there["cost"] == venue.side * venue.basis
-    assert {name: int(there[name]) for name in COUNTED} == {name: int(venue.counts[name]) for name in COUNTED}
+# in a simulation; `test_every_event` meets them, `test_rules` the last
+UNREACHABLE = {Note.UNKNOWN_OUTSTANDING, Note.UNPROTECTED, Note.NO_SLOT}
 
 
 def features(case: Case, desk: Desk) -> set[str]:
