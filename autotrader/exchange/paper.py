@@ -157,11 +157,9 @@ class RoughPort:
         return self.inner.snapshot(symbol)
 
     def updates(self) -> list[Update]:
-        arrived, self._arrived = self._arrived, []
+        arrived = self._arrived.copy()
+        self._arrived.clear()
         return arrived
-
-    def _hear(self, update: Update) -> None:
-        self._arrived.append(update)
 
     def _request(self, what: str, act: Callable[[], None]) -> None:
         line, rough, now_ms = self.line, self.roughness, self.inner.now_ms()
@@ -187,9 +185,9 @@ class RoughPort:
         for update in self.inner.updates():
             for _ in range(1 + self.line.happens("doubled", self.roughness.doubled)):
                 if self.line.happens("delayed", self.roughness.delayed):
-                    self.line.later(self.inner.now_ms(), partial(self._hear, update))
+                    self.line.later(self.inner.now_ms(), partial(self._arrived.append, update))
                 else:
-                    self._hear(update)
+                    self._arrived.append(update)
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #b944ed99
 class RoughExchange(RoughPort):
