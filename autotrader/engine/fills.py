@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['VENUE_SLOTS', 'MAX_EVENTS', 'RESTING', 'VENUE', 'BAR', 'COSTS', 'VenueType', 'BarType', 'CostsType', 'EventsType',
-           'IntentType', 'inner', 'OPEN', 'LIMITS', 'RISK', 'TARGET', 'END', 'new_costs', 'new_venue', 'accept',
-           'open_bar', 'match', 'is_quiet', 'fund']
+           'IntentType', 'OPEN', 'LIMITS', 'RISK', 'TARGET', 'END', 'new_costs', 'new_venue', 'accept', 'open_bar',
+           'match', 'quiet_range', 'fund']
 
 # %% ../../nbs/40_engine/30_fills.ipynb #6d9a2203
 import numba
 import numpy as np
 
 from ..core.market import Instrument
+from . import inner, kernel
 from autotrader.engine.events import (
     EVENT,
     INTENT,
@@ -157,9 +158,6 @@ EventsType = numba.from_dtype(EVENT)[::1]
 IntentType = numba.from_dtype(INTENT)
 
 # %% ../../nbs/40_engine/30_fills.ipynb #c11b14a0
-inner = numba.njit(error_model="numpy")
-
-
 @inner
 def _event(out, n, kind, ts_ms):
     event = out[n]
@@ -334,7 +332,7 @@ def _set_protection(venue, intent, ts_ms, out):
     return _protected(venue, out, 0, ts_ms)
 
 # %% ../../nbs/40_engine/30_fills.ipynb #4ace7c21
-@numba.njit(numba.int64(VenueType, IntentType, numba.int64, EventsType), cache=True, nogil=True, error_model="numpy")
+@kernel(numba.int64(VenueType, IntentType, numba.int64, EventsType))
 def accept(venue, intent, ts_ms, out):
     "Carry out a PLACE, CANCEL or PROTECT; returns how many events were written. A NOTE is nothing to a venue."
     if intent.kind == IntentKind.PLACE:
@@ -358,8 +356,12 @@ def _is_expired(venue, order):
 def _next_at_open(venue):
     "Slot of the oldest order that trades at the open, or −1."
     best = -1
+    seen = 0
     for i in range(VENUE_SLOTS):
+        if seen == venue.live:
+            break
         order = venue.resting[i]
+        seen += order.key != 0
         if order.key == 0 or order.bar_ms == venue.open_ms:
             continue
         reached = order.kind == OrderKind.MARKET or (
@@ -399,8 +401,12 @@ def _fill_at_open(venue, costs, slot, out):
 @inner
 def _next_limit(venue):
     best = -1
+    seen = 0
     for i in range(VENUE_SLOTS):
+        if seen == venue.live:
+            break
         order = venue.resting[i]
+        seen += order.key != 0
         if order.key == 0 or order.kind != OrderKind.LIMIT or order.bar_ms == venue.open_ms:
             continue
         through = venue.low < order.price if order.side > 0 else venue.high > order.price
@@ -524,7 +530,7 @@ def _reward(venue, costs, out):
     return _trigger(venue, costs, price, 1, out)
 
 # %% ../../nbs/40_engine/30_fills.ipynb #7eb86a98
-@numba.njit(numba.void(VenueType, BarType, CostsType), cache=True, nogil=True, error_model="numpy")
+@kernel(numba.void(VenueType, BarType, CostsType))
 def open_bar(venue, bar, costs):
     "Begin a bar: nothing of it has happened yet but its open."
     venue.stage = OPEN
@@ -543,7 +549,7 @@ def open_bar(venue, bar, costs):
     venue.last = bar.open
 
 
-@numba.njit(numba.int64(VenueType, CostsType, EventsType), cache=True, nogil=True, error_model="numpy")
+@kernel(numba.int64(VenueType, CostsType, EventsType))
 def match(venue, costs, out):
     "Play the bar's next instant; returns how many events were written, 0 when the bar is over."
     while venue.stage == OPEN:
@@ -579,25 +585,37 @@ def match(venue, costs, out):
 
 # %% ../../nbs/40_engine/30_fills.ipynb #13ae276b
 @inner
-def is_quiet(venue, costs, high, low):
-    "True when nothing rests and a bar this high and low reaches neither stop nor target nor liquidation price."
-    if venue.live != 0:
-        return False
+def quiet_range(venue, costs):
+    "Prices, exclusive, between which a bar changes nothing: the nearest on either side that mean something."
+    below, above = 0, 2**62
+    seen = 0
+    for i in range(VENUE_SLOTS):
+        if seen == venue.live:
+            break
+        order = venue.resting[i]
+        seen += order.key != 0
+        if order.key == 0:
+            continue
+        if order.kind == OrderKind.MARKET:
+            return 2**62, 0
+        if order.side > 0:
+            below = max(below, order.price)
+        else:
+            above = min(above, order.price)
     if venue.qty == 0:
-        return True
-    if venue.qty > 0:
-        touched = low <= venue.stop or (high >= venue.target and venue.target > 0)
-        return not (touched or _is_liquidated(venue, costs, low))
-    touched = low <= venue.target or (high >= venue.stop and venue.stop > 0)
-    return not (touched or _is_liquidated(venue, costs, high))
+        return below, above
+    lower, upper = (venue.stop, venue.target) if venue.qty > 0 else (venue.target, venue.stop)
+    below = max(below, lower)
+    if upper > 0:
+        above = min(above, upper)
+    if costs.leverage > 0.0 and venue.qty > 0:
+        below = max(below, np.int64(np.ceil(_liquidation_price(venue, costs))) + 1)
+    elif costs.leverage > 0.0:
+        above = min(above, np.int64(np.floor(_liquidation_price(venue, costs))) - 1)
+    return below, above
 
 # %% ../../nbs/40_engine/30_fills.ipynb #b0c037af
-@numba.njit(
-    numba.int64(VenueType, CostsType, numba.int64, numba.float64, numba.int64, EventsType),
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel(numba.int64(VenueType, CostsType, numba.int64, numba.float64, numba.int64, EventsType))
 def fund(venue, costs, mark, rate, ts_ms, out):
     "Charge or pay funding at `ts_ms`; returns how many events were written."
     if venue.qty == 0:
