@@ -210,7 +210,8 @@ def _take(
     )
 
 # %% ../../nbs/85_jobs/20_launch.ipynb #71af22be
-_WORKER = "from autotrader.jobs.worker import main; main()"
+# without the second word jsonschema compiles a grammar of web addresses, which takes seconds and which no notebook needs
+_WORKER = "import sys; sys.modules['rfc3987_syntax'] = None; from autotrader.jobs.worker import main; main()"
 _started: list["subprocess.Popen[bytes]"] = []  # so that those that ended are reaped
 
 

@@ -219,11 +219,6 @@ class _Manager(NotebookExecutionManager):
         self.watch.cell = cell_index
         super().cell_start(cell, cell_index)
 
-    def cell_complete(self, cell: Any, cell_index: int = 0, **_: Any) -> None:
-        super().cell_complete(cell, cell_index)
-        if not self.nb.metadata.papermill.get("exception"):
-            self.watch.cell = cell_index + 1
-
 
 class _Engine(NBClientEngine):
     "papermill's engine with our manager."
@@ -349,7 +344,7 @@ def run(job: Job, settings: Settings, store: Store, watch: Watch, hide: Callable
 
 # %% ../../nbs/85_jobs/30_worker.ipynb #266ffb56
 def _be_modest() -> None:
-    os.nice(10)
+    os.nice(5)
     try:
         Path("/proc/self/oom_score_adj").write_text("500")
     except OSError:  # not Linux
