@@ -40,7 +40,7 @@ def prepare(
     "A bot on a stored period; raises `DataError` when there are no bars."
     market = load_market(store, bot.venue, bot.symbol, bot.timeframe, since_ms, until_ms)
     first_ms = min(history_from(bot, since_ms), int(market.candles.open_ms[0]))
-    end_ms = int(market.candles.open_ms[-1]) + 1
+    end_ms = int(market.candles.open_ms[-1]) + market.candles.bar_ms
     history = load_market(store, bot.venue, bot.symbol, bot.timeframe, first_ms, end_ms, fine=bot.timeframe).candles
     return part_for(bot, history, market, costs, strategy=strategy)
 
