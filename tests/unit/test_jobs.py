@@ -279,3 +279,22 @@ def test_a_killed_worker_is_noticed_by_who_looks_next_and_makes_room(desk: Desk)
     assert again.id > job.id and again.parameters == job.parameters
     assert stop(desk.store, again.id, settings=desk.settings, clock=CLOCK).state == "stopped"
     assert desk.is_empty(again)
+
+
+def test_the_shipped_backtest_runs_from_the_command_line(desk: Desk) -> None:
+    def said(*words: str) -> Any:
+        done = subprocess.run(
+            [COMMAND, "job", *words, "--json"], cwd=desk.folder, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    ran = said("run", "backtest", "-p", "bot=sub_bot_A", "-p", "since=2017-06-01", "-p", "until=2017-08-01")
+    assert (ran["state"], ran["progress"]) == ("done", 1.0)
+    left = said("show", str(ran["id"]))["manifest"]
+    assert left["results"]["id"] == "sub_bot_A" and left["results"]["trades"] > 0
+    assert [(data["series"], data["first"]) for data in left["data"]] == [("sample EURUSD 1h", "2017-06-01T00:00:00Z")]
+    html = (desk.folder / ran["folder"] / "report.html").read_text()
+    assert "<svg" in html and "sub_bot_A" in html and "find_bot" not in html
+    listed = said("list", "--limit", "1")
+    assert [job["id"] for job in listed["jobs"]] == [ran["id"]] and "backtest" in listed["notebooks"]
