@@ -186,8 +186,9 @@ class Guard:
         self._stakes: dict[str, Stake] = {}
 
     def seat(self, bot: str, *, instrument: Instrument, state: np.ndarray) -> None:
-        "Take a bot in, or again with a new state."
-        self._stakes[bot] = Stake(instrument=instrument, state=state)
+        "Take a bot in; one that was here before keeps the mark it heard last."
+        stake = self._stakes.setdefault(bot, Stake(instrument=instrument, state=state))
+        stake.instrument, stake.state = instrument, state
 
     def hear(self, bot: str, mark: int, ts_ms: int) -> None:
         "A mark price, in ticks."
@@ -196,7 +197,7 @@ class Guard:
 
     def recall(self, bot: str, sent_ms: Iterable[int]) -> None:
         "Know again which orders left before a restart."
-        self._stakes[bot].sent.extend(sorted(sent_ms))
+        self._stakes[bot].sent = deque(sorted(sent_ms))
 
     def review(self, bot: str, order: OrderRequest, *, key: int, now_ms: int) -> str | None:
         "Why an order may not leave; None: it may, and is counted. An entry that cannot be judged stays."

@@ -28,8 +28,10 @@ from autotrader.bots.ledger import (
     news_rows,
     order_row,
     trade_row,
+    veto_row,
     why_exit,
 )
+from .limits import MINUTE_MS, Guard
 from .replay import Folded, fill_after, fill_before, fold
 from autotrader.engine.events import (
     EVENT,
@@ -141,6 +143,7 @@ class SubBot:
         exchange: Exchange,
         ledger: Ledger,
         clock: Clock,
+        guard: Guard,  # one for all bots of the process
     ) -> None:
         self.bot = bot
         self.instrument = instrument
@@ -149,9 +152,11 @@ class SubBot:
         self.exchange = exchange
         self.ledger = ledger
         self.clock = clock
+        self.guard = guard
+        guard.seat(bot, instrument=instrument, state=state)
         self.ears = Ears(bot, instrument=instrument)
         self.books = Books(bot, instrument)
-        self.refusals: dict[int, str] = {}  # key → what the venue said
+        self.refusals: dict[int, str] = {}  # key → what the venue or a limit said
         self._said: Said | None = None  # the newest signal
         self._queue: deque[np.ndarray] = deque()
         self._out = np.zeros(MAX_INTENTS, INTENT)
@@ -269,6 +274,8 @@ def _tell(bot: SubBot, story: Story, event: np.void) -> None:
     elif kind == EventKind.DONE:
         story.status = Done(int(event["code"])).name
         story.refusal = bot.refusals.pop(story.key, None)
+        if event["code"] == Done.VETOED:
+            bot.ledger.row(SystemEvent, (bot.bot, int(event["seq"]), "veto"), veto_row(bot.bot, story))
         bot.books.stories.pop(story.key, None)
     elif story.status in ("INTENT", "UNKNOWN"):
         story.status = "LIVE"
@@ -309,6 +316,10 @@ def _write_external(bot: SubBot, event: np.void, held: int, cost: int) -> None:
 def _place(bot: SubBot, intent: np.void) -> np.ndarray | None:
     key = int(intent["key"])
     request = to_request(intent, link=bot.books.stories[key].link, instrument=bot.instrument)
+    veto = bot.guard.review(bot.bot, request, key=key, now_ms=bot.stamp())
+    if veto is not None:
+        bot.refusals[key] = veto
+        return new_event(EventKind.DONE, bot.stamp(), code=Done.VETOED, key=key)
     try:
         bot.exchange.submit(request)
     except (Rejected, Retryable) as refusal:
@@ -385,6 +396,7 @@ def listen(bot: SubBot) -> None:
 
 def tick(bot: SubBot, mark: int) -> None:
     "The clock moved; `mark` is the mark price in ticks."
+    bot.guard.hear(bot.bot, mark, bot.stamp())
     inquire(bot)
     ts_ms = bot.stamp()
     if not is_idle(bot.state[0], bot.rules(), ts_ms, mark):
@@ -476,9 +488,12 @@ def revive(bot: SubBot, store: Store) -> None:
         note_and_step(bot, events[i : i + 1].copy())
     bot.ledger = kept
     venue_orders = sa.select(Order.venue_id, Order.key).where(Order.bot == bot.bot, Order.key < 0)
+    since_ms = int(bot.state["last_ms"][0]) - MINUTE_MS
+    sent = sa.select(Order.created_ms).where(Order.bot == bot.bot, Order.key > 0, Order.created_ms > since_ms)
     reason = sa.select(Decision.reason).where(Decision.bot == bot.bot, Decision.bar_ms == int(bot.state["decision"][0]))
     with store.read() as connection:
         bot.ears.recall(events, {str(row.venue_id): int(row.key) for row in connection.execute(venue_orders)})
+        bot.guard.recall(bot.bot, connection.execute(sent.where(Order.status != Done.VETOED.name)).scalars())
         bot.books.why = connection.execute(reason).scalar() or ""
     for story in bot.books.stories.values():
         if story.purpose in (Purpose.ENTRY.name, Purpose.ADD.name):

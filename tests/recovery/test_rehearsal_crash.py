@@ -120,6 +120,7 @@ def _reviving(every: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 exchange=old.exchange,
                 ledger=old.ledger,
                 clock=old.clock,
+                guard=old.guard,
             )
             revive(new, old.ledger.store)
             assert new.state.tobytes() == old.state.tobytes()
