@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config.sections import Backtest, SubBot
 from ..config.settings import load as load_settings
-from ..core.clock import parse_time
+from ..core.clock import parse_time, timeframe_ms
 from ..core.errors import ConfigError
 from ..core.market import Candles, Instrument, check
 from ..data.instruments import infer, known
@@ -23,6 +23,7 @@ from ..data.joined import FundingEvents, Market, load_market
 from ..data.sample import eurusd
 from .results import Result
 from ..engine.events import NEVER_MS
+from ..store.candles import coverage
 from ..store.database import Store, open_store
 from ..strategy.bots import Part, history_from, part_for, simulate
 from ..strategy.templates import Strategy, make
@@ -72,6 +73,13 @@ def _with_funding_due(market: Market) -> Candles:
     return replace(candles, extras={**candles.extras, "funding_due": due})
 
 
+def _stored_span(store: Store, venue: str, symbol: str) -> tuple[int, int]:
+    "First open and last close of what is stored of a market, in any timeframe; everything when nothing is."
+    spans = [s for s in coverage(store) if (s.venue, s.symbol) == (venue, symbol)]
+    ends = [s.last_ms + timeframe_ms(s.timeframe) for s in spans]
+    return min((s.first_ms for s in spans), default=0), max(ends, default=NEVER_MS)
+
+
 def load(
     symbol: str,  # "BTCUSDT" or "BTC/USDT"; "EURUSD" of the venue "sample" needs nothing stored
     timeframe: str = "1h",
@@ -82,15 +90,17 @@ def load(
     config: Path | str | None = None,  # None: config.toml in this folder
 ) -> Candles:
     "Stored candles with funding and open interest as known at each close; raises `DataError` or `ConfigError` saying what is missing."
-    since_ms = 0 if since is None else parse_time(since, name="since")
-    until_ms = NEVER_MS if until is None else parse_time(until, name="until")
+    since_ms = None if since is None else parse_time(since, name="since")
+    until_ms = None if until is None else parse_time(until, name="until")
     pair = symbol.replace("/", "").upper()
     if (venue, pair, timeframe) == ("sample", "EURUSD", "1h"):
-        return check(eurusd().between(since_ms, until_ms))
+        return check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
     settings = load_settings(None if config is None else Path(config))
     store = open_store(settings.database_url, folder=settings.folder)
     try:
-        return _with_funding_due(load_market(store, venue, pair, timeframe, since_ms, until_ms, fine=timeframe))
+        first_ms, end_ms = _stored_span(store, venue, pair)
+        period = first_ms if since_ms is None else since_ms, end_ms if until_ms is None else until_ms
+        return _with_funding_due(load_market(store, venue, pair, timeframe, *period, fine=timeframe))
     finally:
         store.close()
 

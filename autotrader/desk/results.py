@@ -48,10 +48,11 @@ def _costs_in(part: Part) -> str:
 def verdict(part: Part, run: Run, stats: Stats) -> list[str]:
     "What came of a run, in sentences: the first tells the outcome, the others how little it may mean."
     coin, trips = coin_of(part.instrument.symbol), f"{stats.trades:,} round trip{'s' if stats.trades != 1 else ''}"
-    did = "earned" if stats.pnl >= 0 else "lost"
+    did, moved = "earned" if stats.pnl >= 0 else "lost", part.tape.close[-1] / part.tape.open[0] - 1
     told = [
         f"{part.strategy} on {part.instrument.symbol} {did} {abs(stats.pnl):,.2f} {coin} ({abs(stats.return_frac) * 100:.2f} %) {_costs_in(part)} "
-        f"in {trips}; its equity fell at most {stats.max_drawdown * 100:.2f} % below a peak."
+        f"in {trips}; its equity fell at most {stats.max_drawdown * 100:.2f} % below a peak.",
+        f"{part.instrument.symbol} itself went {moved * 100:+.1f} %.".replace("-", "−"),
     ]
     if stats.trades < FEW_TRIPS:
         told.append(f"{trips}: too few to mean anything, below {FEW_TRIPS} chance decides.")

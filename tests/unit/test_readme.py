@@ -1,0 +1,41 @@
+"""What the README shows is what happens."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autotrader as at
+from autotrader.cli.trade import period
+from autotrader.config.settings import load
+from autotrader.desk.backtest import backtest_bot
+from autotrader.store.database import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    sample = at.load("EURUSD", "1h", venue="sample")
+    monkeypatch.setattr(at, "load", lambda *_args, **_keys: sample)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"].stats.trades > 0
+    assert len(names["result"].fills) >= 2 * names["result"].stats.trades
+
+
+def test_the_numbers_of_its_run_are_those_of_the_engine(tmp_path: Path) -> None:
+    (run,) = re.findall(r"```text\n(.*?)```", README, re.S)
+    shutil.copyfile(ROOT / "nbs" / "05_config" / "sample.toml", tmp_path / "config.toml")
+    settings = load(tmp_path / "config.toml")
+    with open_store(settings.database_url, folder=tmp_path, create=True) as store:
+        since_ms, until_ms = period(settings.sub_bots, store)
+        for bot in settings.sub_bots:
+            stats = backtest_bot(bot, store, settings.backtest, since_ms=since_ms, until_ms=until_ms).stats
+            rows = [row.split() for row in re.findall(rf"^{bot.id}  +\d.*$", run, re.M)]
+            assert len(rows) == 2
+            for row in rows:
+                assert (row[1], row[2], row[7]) == (str(stats.trades), f"{stats.return_frac:.1%}", f"{stats.fees:.2f}")
