@@ -265,7 +265,8 @@ def launch(
     if memory_mb < 1:
         raise ConfigError(f"the memory limit must be 1 MB or more, was {memory_mb!r}")
     template = find(name, settings.folder)
-    values = fill(template, parameters)
+    own = {"config": settings.path.name} if any(p.name == "config" for p in template.parameters) else {}
+    values = fill(template, own | dict(parameters))  # a job reads the configuration it was started with
     _refuse_secrets(values, settings)
     limits = {"timeout_s": float(timeout_s), "memory_mb": memory_mb}
     job = _take(template, values, store, settings=settings, clock=clock, **limits)
