@@ -85,7 +85,7 @@ def rehearse(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Let bots live through stored data, as they would trade: journal, orders and all."
+    "Let bots live through stored data: journal, orders and all."
     from autotrader.cli.trade import check_target, choose, period, rehearse
 
     settings = desk(config)
@@ -112,7 +112,7 @@ def quickstart(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Configuration, data, backtest and rehearsal, from an empty folder."
+    "From an empty folder to a backtest and a rehearsal."
     from autotrader.cli.quickstart import configured, data_document, data_text, supply, unreachable
     from autotrader.cli.trade import backtest, choose, document, period, rehearse, text
     from autotrader.core.clock import SystemClock

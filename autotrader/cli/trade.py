@@ -249,7 +249,8 @@ def _share(value: float | None) -> str:
 
 def _sentence(row: Mapping[str, Any]) -> str:
     "How it went, for one bot."
-    where = f"with {row['strategy']} on {row['symbol']}"
+    how = "" if row["strategy"] == row["id"] else f"with {row['strategy']} "
+    where = f"{how}on {row['symbol']}"
     if not row["fills"]:
         return f"{row['id']} did not trade {where}."
     verb, coin = "earned" if row["pnl"] >= 0 else "lost", _coin(row["symbol"])
@@ -421,7 +422,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=file.parent) as folder:
         with open_store("sqlite:///new.db", folder=Path(folder), create=True) as stage:
             with _progress(progress) as tell:
-                done = perform(parts, stage, rough=rough, progress=tell).performances
+                done = perform(parts, stage, risk=settings.risk, rough=rough, progress=tell).performances
             parity = {p.result.part.bot: _compare(stage, p) for p in done}
         Path(folder, "new.db").replace(file)
     sound = all(p["decision"]["exact"] and (p["model"]["equal"] or rough is not None) for p in parity.values())
