@@ -159,7 +159,7 @@ def _settle(job: Job, store: Store, *, settings: Settings, clock: Clock) -> Job:
     change(store, job.id, ACTIVE, state=state, error=error, ended_ms=clock.now_ms())
     return _select(store, JobRun.id == job.id)[0]
 
-
+# %% ../../nbs/85_jobs/20_launch.ipynb #45f7ec83
 def jobs(
     store: Store,
     *,
