@@ -16,8 +16,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from ..core.clock import DAY_MS
 import autotrader.engine  # noqa: F401  the cache folder is set before any kernel
+from ..core.clock import DAY_MS
 
 # %% ../../nbs/40_engine/10_events.ipynb #8644a1d0
 class EventKind(IntEnum):
@@ -230,6 +230,18 @@ def target_key(trip: int) -> int:
     return -2 * trip - 1
 
 # %% ../../nbs/40_engine/10_events.ipynb #c5c09c33
+_MONEY = [
+    ("wallet_e8", "i8"),
+    ("peak_e8", "i8"),  # highest equity; moved by transfers
+    ("day_ms", "i8"),  # start of the UTC day
+    ("day_e8", "i8"),  # equity then; moved by transfers
+    ("losses", "i8"),  # losing trips in a row
+    ("realised_e8", "i8"),
+    ("fees_e8", "i8"),
+    ("funding_e8", "i8"),
+]
+
+# %% ../../nbs/40_engine/10_events.ipynb #d5f71cc2
 SCHEMA = 1  # of STATE; a stored state of another schema is rebuilt from the journal
 
 STATE = np.dtype(
@@ -275,15 +287,7 @@ STATE = np.dtype(
         ("have_target", "i8"),
         ("protect_try", "i8"),
         ("protect_after_ms", "i8"),
-        # money
-        ("wallet_e8", "i8"),
-        ("peak_e8", "i8"),  # highest equity; moved by transfers
-        ("day_ms", "i8"),  # start of the UTC day
-        ("day_e8", "i8"),  # equity then; moved by transfers
-        ("losses", "i8"),  # losing trips in a row
-        ("realised_e8", "i8"),
-        ("fees_e8", "i8"),
-        ("funding_e8", "i8"),
+        *_MONEY,
         # mode
         ("mode", "i8"),
         ("pause", "i8"),
@@ -312,7 +316,7 @@ class Threshold(IntEnum):
     PRICE = 0
     PERCENT = 1
 
-
+# %% ../../nbs/40_engine/10_events.ipynb #d57ae26d
 PARAMS = np.dtype(
     [
         ("id", "i8"),

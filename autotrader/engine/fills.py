@@ -23,7 +23,6 @@ from autotrader.engine.events import (
     IntentKind,
     Money,
     OrderKind,
-    Purpose,
     Refusal,
 )
 
@@ -51,6 +50,7 @@ RESTING = np.dtype(
     align=True,
 )
 
+# %% ../../nbs/40_engine/30_fills.ipynb #7e99a592
 VENUE = np.dtype(
     [
         # account
@@ -88,6 +88,7 @@ VENUE = np.dtype(
     align=True,
 )
 
+# %% ../../nbs/40_engine/30_fills.ipynb #1827e67c
 BAR = np.dtype(
     [
         ("open_ms", "i8"),
@@ -103,7 +104,7 @@ BAR = np.dtype(
     align=True,
 )
 
-# %% ../../nbs/40_engine/30_fills.ipynb #7e99a592
+# %% ../../nbs/40_engine/30_fills.ipynb #6b93163b
 COSTS = np.dtype(
     [
         ("unit_e8", "i8"),
@@ -118,7 +119,7 @@ COSTS = np.dtype(
     align=True,
 )
 
-
+# %% ../../nbs/40_engine/30_fills.ipynb #676e81d3
 def new_costs(
     instrument: Instrument,
     *,
@@ -299,7 +300,7 @@ def _rest(venue, intent, ts_ms, out):
     venue.live += 1
     return _report(out, 0, EventKind.ACK, ts_ms, Ack.LIVE, order)
 
-
+# %% ../../nbs/40_engine/30_fills.ipynb #31d66b3a
 @inner
 def _cancel(venue, intent, ts_ms, out):
     slot = _slot_of(venue, intent.key)
@@ -371,7 +372,7 @@ def _next_at_open(venue):
             best = i
     return best
 
-
+# %% ../../nbs/40_engine/30_fills.ipynb #eca61aaa
 @inner
 def _fill_at_open(venue, costs, slot, out):
     order = venue.resting[slot]
@@ -466,7 +467,7 @@ def _liquidate(venue, costs, out):
     event.amount_e8 = amount_e8
     return 1
 
-
+# %% ../../nbs/40_engine/30_fills.ipynb #8f95764b
 @inner
 def _trigger(venue, costs, price, which, out):
     "Close the position by its stop or target, a market order that finds `price`."
@@ -609,9 +610,9 @@ def quiet_range(venue, costs):
     if upper > 0:
         above = min(above, upper)
     if costs.leverage > 0.0 and venue.qty > 0:
-        below = max(below, np.int64(np.ceil(_liquidation_price(venue, costs))) + 1)
+        below = max(below, int(np.ceil(_liquidation_price(venue, costs))) + 1)
     elif costs.leverage > 0.0:
-        above = min(above, np.int64(np.floor(_liquidation_price(venue, costs))) - 1)
+        above = min(above, int(np.floor(_liquidation_price(venue, costs))) - 1)
     return below, above
 
 # %% ../../nbs/40_engine/30_fills.ipynb #b0c037af

@@ -18,9 +18,7 @@ from autotrader.engine.events import (
     STOP_SLOT,
     TARGET_SLOT,
     Ack,
-    Cause,
     Command,
-    Done,
     EventKind,
     EventType,
     Exit,
@@ -352,7 +350,7 @@ def _begin_trip(state, side):
         order.cum_cost = 0
         order.cum_fee_e8 = 0
 
-
+# %% ../../nbs/40_engine/20_policy.ipynb #56a0dd97
 @inner
 def _enter(state, params, side, ts_ms, out, n):
     "Decide the size and send the first part; notes say why not."
@@ -439,7 +437,7 @@ def _has_live_exit(state, ts_ms):
 
 @inner
 def _pause(state, params, code, ts_ms):
-    "Latch a risk pause; each without a winning trip in between lasts twice as long, none cuts a command's short."
+    "Latch a risk pause; each without a winning trip in between lasts twice as long, none ends before what a command asked."
     state.mode = Mode.PAUSED
     state.pause = code
     state.then_side = 0
@@ -447,7 +445,7 @@ def _pause(state, params, code, ts_ms):
     state.trips_paused += 1
     state.until_ms = max(state.until_ms, NEVER_MS if params.manual_resume != 0 else ts_ms + length)
 
-
+# %% ../../nbs/40_engine/20_policy.ipynb #e8d85a59
 @inner
 def _end_trip(state, params, ts_ms, out, n):
     if state.trip_e8 < 0:
@@ -537,7 +535,7 @@ def _floor_e8(base, allowed):
     "Smallest equity that has not lost more than `allowed` of `base`; below everything where nothing is limited."
     return np.int64(np.ceil(base * (1.0 - allowed))) if allowed > 0.0 else -NEVER_MS
 
-
+# %% ../../nbs/40_engine/20_policy.ipynb #0ef483bf
 @inner
 def _on_clock(state, params, ts_ms, mark, out, n):
     state.mark = mark
@@ -603,7 +601,7 @@ def _on_fill(state, params, event):
     if slot >= 0 and _book(state, params, slot, event.qty, event.cost, event.fee_e8, event.ts_ms) != 0:
         _after_fill(state, params, state.orders[slot].purpose)
 
-
+# %% ../../nbs/40_engine/20_policy.ipynb #fecf8d14
 @inner
 def _on_done(state, params, event, out, n):
     slot = _find(state, event.key)
