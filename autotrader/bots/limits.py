@@ -158,13 +158,16 @@ class Stake:
 
     def entering(self, side: int, before_key: int | None = None) -> Decimal:
         "Value of the entry orders on one side that may still fill; with a key, of those that were sent before it."
-        total = 0
-        for order in self.state["orders"][0][:SLOTS]:
-            if order["status"] == Status.FREE or order["side"] != side or order["purpose"] not in _ENTRIES:
-                continue
-            if before_key is None or order["key"] < before_key:
-                total += int(order["qty"] - order["cum_qty"]) * max(self.mark, int(order["price"]))
-        return self.instrument.value(total)
+        orders = self.state["orders"][0][:SLOTS]
+        active = orders["status"] != Status.FREE
+        if not active.any():
+            return Decimal(0)
+        is_entry = (orders["purpose"] == Purpose.ENTRY) | (orders["purpose"] == Purpose.ADD)
+        chosen = active & is_entry & (orders["side"] == side)
+        if before_key is not None:
+            chosen &= orders["key"] < before_key
+        prices = np.maximum(orders["price"], self.mark)
+        return self.instrument.value(int(((orders["qty"] - orders["cum_qty"]) * prices)[chosen].sum()))
 
     def equity(self) -> Decimal:
         now = self.state[0]
@@ -173,9 +176,6 @@ class Stake:
 
     def day(self) -> Decimal:
         return from_e8(int(self.state["day_e8"][0]))
-
-
-_ENTRIES = (Purpose.ENTRY, Purpose.ADD)
 
 # %% ../../nbs/75_bots/12_limits.ipynb #e6e8afdc
 class Guard:
