@@ -9,12 +9,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?=
+# `make run` keeps its desk in a folder of its own, unless this folder is one already
+DESK ?= $(if $(wildcard config.toml),config.toml,desk/config.toml)
 
 $(READY): pyproject.toml constraints.txt tools/environment.sh
 	@PYTHON="$(PYTHON)" tools/environment.sh "$(VENV)"
 
 run: $(READY)
-	@$(BIN)/autotrader quickstart $(RUN)
+	@$(BIN)/autotrader quickstart --config $(DESK) $(RUN)
 
 test: $(READY)
 	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/bench $(TESTS)

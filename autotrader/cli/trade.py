@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import sqlalchemy as sa
 from tqdm import tqdm
 
 from ..bots.execution import bot_tag, link_id
@@ -31,13 +32,14 @@ from ..data.instruments import known
 from ..data.sample import eurusd
 from ..desk.backtest import backtest_bot, prepare
 from ..desk.results import FILL_COLUMNS, Result, as_row, fill_rows
-from ..engine.events import Purpose
+from ..engine.events import Done, Purpose
 from ..runner.parity import decision_parity, model_parity
 from ..runner.rehearsal import Performance
 from ..runner.rehearsal import rehearse as perform
 from ..store.candles import coverage
 from ..store.database import Store, open_store, resolve_url
 from ..store.series import load_funding
+from ..store.tables import Order
 from ..strategy.bots import simulate
 from ..strategy.templates import make
 
@@ -354,7 +356,8 @@ def _parity_lines(report: Report) -> list[str]:
         else:
             causes = ", ".join(f"{name} {model[name]:+,.2f}" for name in _CAUSES if model[name])
             like = f"{model['total']:+,.2f} against the backtest ({causes or 'no cause'})"
-        trouble = ", ".join(f"{times} × {name}" for name, times in found["incidents"].items())
+        met = found["incidents"] | ({"vetoed by [risk]": found["vetoed"]} if found["vetoed"] else {})
+        trouble = ", ".join(f"{times} × {name}" for name, times in met.items())
         lines.append(f"{bot}: {again}, {exact}; {like}." + (f" On the way: {trouble}." if trouble else ""))
     return lines
 
@@ -386,6 +389,24 @@ def _progress(show: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield tell
 
 
+def _hurried(store: Store) -> Store:
+    "Let commits not wait for the disk: a rehearsal that breaks off is thrown away."
+
+    @sa.event.listens_for(store.engine, "connect")
+    def hurry(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    store.engine.dispose()
+    return store
+
+
+def _settle(new: Path, place: Path) -> None:
+    "Put a whole file in its place."
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(place)
+
+
 def _compare(store: Store, done: Performance) -> dict[str, Any]:
     "A bot's journal against the policy, and its fills against the backtest."
     result, simulated = done.result, simulate(done.result.part)
@@ -393,6 +414,9 @@ def _compare(store: Store, done: Performance) -> dict[str, Any]:
     equal = ours.fills.tobytes() == simulated.fills.tobytes() and np.array_equal(ours.equity_e8, simulated.equity_e8)
     facts = model_parity(store, done, simulated).as_dict()
     del facts["id"]
+    vetoed = sa.select(sa.func.count()).where(Order.bot == result.part.bot, Order.status == Done.VETOED.name)
+    with store.read() as connection:
+        vetoes = connection.execute(vetoed).scalar_one()
     return {
         "decision": {
             "exact": decided.is_exact,
@@ -401,8 +425,15 @@ def _compare(store: Store, done: Performance) -> dict[str, Any]:
             "fault": decided.fault,
         },
         "model": {"equal": bool(equal), "fills": len(ours.fills), "fills_simulated": len(simulated.fills), **facts},
+        "vetoed": vetoes,  # by our own limits, which a backtest does not know
         "incidents": dict(done.incidents),
     }
+
+
+def _holds(found: Mapping[str, Any], rough: int | None) -> bool:
+    "Whether a comparison came out as it must: what differs has a reason."
+    excused = rough is not None or found["vetoed"] > 0
+    return bool(found["decision"]["exact"] and (found["model"]["equal"] or excused))
 
 # %% ../../nbs/99_cli/40_trade.ipynb #9f0bef81
 def rehearse(
@@ -420,12 +451,13 @@ def rehearse(
     file = rehearsal_file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=file.parent) as folder:
-        with open_store("sqlite:///new.db", folder=Path(folder), create=True) as stage:
+        with open_store("sqlite:///new.db", folder=Path(folder), create=True) as opened:
+            stage = _hurried(opened)
             with _progress(progress) as tell:
                 done = perform(parts, stage, risk=settings.risk, rough=rough, progress=tell).performances
             parity = {p.result.part.bot: _compare(stage, p) for p in done}
-        Path(folder, "new.db").replace(file)
-    sound = all(p["decision"]["exact"] and (p["model"]["equal"] or rough is not None) for p in parity.values())
+        _settle(Path(folder, "new.db"), file)
+    sound = all(_holds(found, rough) for found in parity.values())
     naming = tuple(_recorded(performance.links) for performance in done)
     results = tuple(performance.result for performance in done)
     return Report(kind="rehearsal", results=results, naming=naming, parity=parity, is_sound=sound)

@@ -181,6 +181,15 @@ def test_a_rough_day_comes_again_from_its_seed_and_is_taken_apart(desk: Path) ->
     assert sum(found["model"][name] for name in causes) == pytest.approx(found["model"]["total"])
 
 
+def test_orders_that_our_own_limits_refuse_are_counted_and_excuse_a_difference(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTRADER__RISK__MAX_ORDER_NOTIONAL_USDT", "5000")
+    told = run(desk, "rehearse", "--bot", "sub_bot_C", *MONTH, "--json").told
+    found = told["parity"]["sub_bot_C"]
+    assert found["vetoed"] > 0 and found["decision"]["exact"] and not found["model"]["equal"]
+
+
 def test_a_rehearsal_that_breaks_off_leaves_the_one_before(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (desk / "data" / "rehearsal.db").read_bytes()
 
