@@ -18,7 +18,7 @@ from ..config.sections import SubBot
 from ..config.settings import Settings, load, write_template
 from ..core.clock import DAY_MS, Clock, iso
 from ..core.errors import ConfigError, DataError
-from ..core.offline import is_offline
+from ..core.offline import OfflineError, refuse_outside
 from ..data.bybit_history import ENDPOINT, download
 from ..data.importers import import_folder
 from ..store.candles import coverage
@@ -30,10 +30,12 @@ _REACH_SECONDS = 5.0
 
 def unreachable(endpoint: str = ENDPOINT) -> str | None:
     "Why Bybit's public API cannot be used; None where it answers."
-    if is_offline():
-        return "AUTOTRADER_OFFLINE is set"
+    question = {"category": "linear", "symbol": "BTCUSDT"}
     try:
-        answer = requests.get(f"{endpoint}/v5/market/time", timeout=_REACH_SECONDS)
+        refuse_outside(endpoint)
+        answer = requests.get(f"{endpoint}/v5/market/instruments-info", question, timeout=_REACH_SECONDS)
+    except OfflineError:
+        return "AUTOTRADER_OFFLINE is set"
     except requests.RequestException as why:
         return f"Bybit's public API cannot be reached ({type(why).__name__})"
     return None if answer.status_code == 200 else f"Bybit's public API answers HTTP {answer.status_code}"
@@ -91,7 +93,7 @@ def _from_bybit(store: Store, bots: Sequence[SubBot], clock: Clock, progress: bo
         lines.append(f"bybit {symbol} {timeframe}: {got.bars:,} new bars to {iso(got.until_ms)}")
     return Supply(source="bybit", why="the last year from Bybit's public API", brought=tuple(lines))
 
-
+# %% ../../nbs/99_cli/50_quickstart.ipynb #f3f23ca5
 def supply(
     store: Store,
     bots: Sequence[SubBot],
