@@ -31,33 +31,31 @@ TRIP = np.dtype(
     ]
 )
 
-
-def _fold_trip(fills: np.ndarray) -> tuple[np.void, int]:
-    "One trip's row and what was still held when its fills ended, ticks × steps."
-    row = np.zeros(1, TRIP)[0]
-    side = int(fills["side"][0])
-    into, out = fills[fills["side"] == side], fills[fills["side"] != side]
-    row["trip"], row["side"], row["fills"] = fills["trip"][0], side, len(fills)
-    row["opened_ms"], row["closed_ms"] = fills["ts_ms"][0], fills["ts_ms"][-1]
-    row["qty"], left = into["qty"].sum(), int(into["qty"].sum() - out["qty"].sum())
-    row["entry"] = into["cost"].sum() / row["qty"]
-    row["exit"] = out["cost"].sum() / out["qty"].sum() if len(out) and not left else np.nan
-    row["fee_e8"] = fills["fee_e8"].sum()
-    row["pnl_e8"] = fills["pnl_e8"].sum() - row["fee_e8"]
-    return row, left
-
 # %% ../../nbs/40_engine/50_metrics.ipynb #453422b8
 def round_trips(run: Run) -> np.ndarray:  # (t,) TRIP records, oldest first
     "Completed round trips; one that is still open at the end is left out."
-    if not len(run.fills):
+    fills = run.fills
+    if not len(fills):
         return np.zeros(0, TRIP)
-    starts = np.flatnonzero(np.diff(run.fills["trip"], prepend=run.fills["trip"][0] - 1))
-    folded = [_fold_trip(part) for part in np.split(run.fills, starts[1:])]
-    if run.state["qty"][0] != 0:
-        folded.pop()
-    trips = np.array([row for row, _ in folded], dtype=TRIP)
-    held = np.array([left for _, left in folded], dtype=np.float64) * trips["entry"]
-    lost = int(run.state["realised_e8"][0]) - int(run.fills["pnl_e8"].sum())
+    first = np.flatnonzero(np.diff(fills["trip"], prepend=fills["trip"][0] - 1))
+    count = np.diff(first, append=len(fills))
+    is_entry = fills["side"] == np.repeat(fills["side"][first], count)
+
+    def total(name: str, part: Any = True) -> NDArray[np.int64]:
+        return np.asarray(np.add.reduceat(np.where(part, fills[name], 0), first))
+
+    trips = np.zeros(len(first), TRIP)
+    trips["trip"], trips["side"], trips["fills"] = fills["trip"][first], fills["side"][first], count
+    trips["opened_ms"], trips["closed_ms"] = fills["ts_ms"][first], fills["ts_ms"][first + count - 1]
+    trips["qty"], left_out = total("qty", is_entry), total("qty", ~is_entry)
+    trips["entry"] = total("cost", is_entry) / trips["qty"]
+    left = trips["qty"] - left_out
+    trips["exit"] = np.where(left == 0, total("cost", ~is_entry) / np.maximum(left_out, 1), np.nan)
+    trips["fee_e8"] = total("fee_e8")
+    trips["pnl_e8"] = total("pnl_e8") - trips["fee_e8"]
+    is_done = slice(None, -1 if run.state["qty"][0] != 0 else None)
+    trips, held = trips[is_done], (left * trips["entry"])[is_done]
+    lost = int(run.state["realised_e8"][0]) - int(fills["pnl_e8"].sum())
     if lost and held.any():
         trips["pnl_e8"] += np.rint(lost * held / held.sum()).astype(np.int64)
     return trips
