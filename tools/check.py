@@ -91,7 +91,9 @@ def words() -> str:
 CHECKS: dict[str, Callable[[], str]] = {
     "black": lambda: tool("black", "--check", "--quiet", "nbs", "tests", "tools", "migrations")
     and tool("black", "--check", "nbs", "tests", "tools", "migrations"),
-    "ruff": lambda: tool("ruff", "check", "--output-format", "concise", "autotrader", "nbs", "tests", "tools", "migrations"),
+    "ruff": lambda: tool(
+        "ruff", "check", "--output-format", "concise", "autotrader", "nbs", "tests", "tools", "migrations"
+    ),
     "mypy": lambda: tool("mypy"),
     "imports": lambda: tool("lint-imports"),
     "drift": drift,

@@ -269,7 +269,7 @@ _NOTES = {
     Note.RESUMED: "trades again, at {a:g} of its size",
 }
 
-
+# %% ../../nbs/99_cli/60_explain.ipynb #2f2f9fcb
 def _wish(words: Words, intent: np.void) -> str:
     "An intent in words."
     kind = int(intent["kind"])

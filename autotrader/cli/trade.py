@@ -406,7 +406,7 @@ def _settle(new: Path, place: Path) -> None:
         os.fsync(file.fileno())
     new.replace(place)
 
-
+# %% ../../nbs/99_cli/40_trade.ipynb #bb7875cd
 def _compare(store: Store, done: Performance) -> dict[str, Any]:
     "A bot's journal against the policy, and its fills against the backtest."
     result, simulated = done.result, simulate(done.result.part)

@@ -51,9 +51,7 @@ def parse_time(
     try:
         stamp = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ConfigError(
-            f"{name} {text!r} is not a date: write it like 2025-03-08 or 2025-03-08T14:30"
-        ) from None
+        raise ConfigError(f"{name} {text!r} is not a date: write it like 2025-03-08 or 2025-03-08T14:30") from None
     if stamp.tzinfo is None:
         stamp = stamp.replace(tzinfo=UTC)
     return int(stamp.timestamp()) * 1000 + stamp.microsecond // 1000
@@ -62,9 +60,7 @@ def parse_time(
 def iso(ms: int) -> str:
     "UTC stamp as `2025-03-08T14:30:00Z`; milliseconds only where there are any."
     stamp = datetime.fromtimestamp(ms // 1000, UTC)
-    return stamp.strftime("%Y-%m-%dT%H:%M:%S") + (
-        f".{ms % 1000:03d}Z" if ms % 1000 else "Z"
-    )
+    return stamp.strftime("%Y-%m-%dT%H:%M:%S") + (f".{ms % 1000:03d}Z" if ms % 1000 else "Z")
 
 # %% ../../nbs/00_core/20_clock.ipynb #a08b76a6
 DAY_MS = 86_400_000
@@ -78,7 +74,5 @@ def timeframe_ms(
     match = re.fullmatch(r"([1-9]\d*)([mhd])", timeframe)
     length = int(match[1]) * _UNIT_MS[match[2]] if match else 0
     if not length or DAY_MS % length:
-        raise ConfigError(
-            f"timeframe {timeframe!r} is not one: use 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d"
-        )
+        raise ConfigError(f"timeframe {timeframe!r} is not one: use 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d")
     return length

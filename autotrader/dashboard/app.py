@@ -50,8 +50,20 @@ _ICON = (
 )
 
 
+_SCRIPT = """// Panel writes an address that the browser has already into its history once more, and the back button would do nothing.
+const push = history.pushState.bind(history);
+history.pushState = (state, title, url) => {
+  if (url == null || new URL(url, location.href).href !== location.href) push(state, title, url);
+};
+"""
+
+
 def _favicon() -> Response:
     return Response(_ICON, media_type="image/svg+xml")
+
+
+def _script() -> Response:
+    return Response(_SCRIPT, media_type="text/javascript")
 
 
 def create_app(settings: Settings, store: Store, *, login: Login, clock: Clock) -> Guard:
@@ -60,8 +72,10 @@ def create_app(settings: Settings, store: Store, *, login: Login, clock: Clock) 
     app = FastAPI(title="autotrader", version=autotrader.__version__, docs_url=None, redoc_url=None)
     add_api(app, window)
     app.get("/favicon.ico", include_in_schema=False)(_favicon)
+    app.get("/static/page.js", include_in_schema=False)(_script)
     pn.extension(nthreads=_THREADS)
-    logging.getLogger("bokeh_fastapi").setLevel(logging.WARNING)  # it tells of every visitor
+    for name in ("bokeh_fastapi", "panel"):  # they tell of every visitor and every second
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     def page() -> Any:
         return visit(window)

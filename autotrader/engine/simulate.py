@@ -365,7 +365,7 @@ def _begin_day(desk, end_ms, days):
 # %% ../../nbs/40_engine/40_simulate.ipynb #32d514f0
 TapeType = numba.types.NamedTuple([numba.int64] + [numba.int64[::1]] * 11 + [numba.float64[::1]], Tape)
 
-
+# %% ../../nbs/40_engine/40_simulate.ipynb #33afcef4
 @kernel(
     numba.int64(
         numba.from_dtype(DESK),

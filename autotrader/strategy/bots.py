@@ -192,7 +192,7 @@ def _merged(bot: SubBot, played: Candles, fine: Candles | None) -> tuple[str, ..
         )
     return ()
 
-
+# %% ../../nbs/55_strategy/60_bots.ipynb #d1ac3a95
 def simulate(part: Part, *, curve: bool = True) -> Run:
     "The backtest of a part."
     return run(
