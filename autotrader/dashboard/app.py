@@ -73,7 +73,7 @@ def create_app(settings: Settings, store: Store, *, login: Login, clock: Clock) 
     add_api(app, window)
     app.get("/favicon.ico", include_in_schema=False)(_favicon)
     app.get("/static/page.js", include_in_schema=False)(_script)
-    pn.extension(nthreads=_THREADS)
+    pn.extension(nthreads=_THREADS, js_files={"page": "/static/page.js"})
     for name in ("bokeh_fastapi", "panel"):  # they tell of every visitor and every second
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -88,6 +88,7 @@ def create_app(settings: Settings, store: Store, *, login: Login, clock: Clock) 
         sign_sessions=True,
         include_headers=[],
         include_cookies=[],
+        check_unused_sessions_milliseconds=5_000,
     )
     return Guard(app, login=login, allowed_ips=settings.dashboard.allowed_ips, clock=clock)
 

@@ -528,7 +528,6 @@ class Shell:
             main=[stacked(self.links, self.content, **_SHEET)],
             theme_config={"light": _LIGHT, "dark": _DARK},
             busy_indicator=None,
-            js_files={"page": "/static/page.js"},
         )
 
     def _point(self, name: str) -> None:
