@@ -48,10 +48,13 @@ def vectorbt(bars: pd.DataFrame, direction: np.ndarray, given: dict[str, float])
             "return": float(folio.total_return()),
             "max_drawdown": float(folio.max_drawdown()),
             "sharpe": float(daily.mean() / daily.std() * np.sqrt(365)),
+            "sortino": float(daily.mean() / np.sqrt(np.mean(np.minimum(daily, 0.0) ** 2)) * np.sqrt(365)),
             "var_95": float(-daily.quantile(0.05)),
             "win_rate": float(trades.win_rate()),
             "profit_factor": float(trades.profit_factor()),
             "expectancy": float(trades.expectancy()),
+            "exposure": float(folio.position_mask().mean()),
+            "fees": float(folio.orders.fees.sum()),
         }
 
     return work
