@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.market import Instrument, from_e8
 from .replay import joined
+from ..core.market import Instrument, from_e8
 from ..engine.events import EVENT, INTENT, EventKind, IntentKind, Note, readable_state
 from ..store import journal
 from ..store.database import Store, insert_new, upsert

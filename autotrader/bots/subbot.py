@@ -14,10 +14,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import sqlalchemy as sa
 
-from ..core.clock import Clock
-from ..core.errors import OutcomeUnknown, Rejected, Retryable
-from ..core.market import Instrument
-from ..core.ports import Exchange, OrderState, OrderUpdate, Origin, Update
 from .execution import Ears, bot_tag, link_id, to_event, to_protection, to_request
 from autotrader.bots.ledger import (
     Ledger,
@@ -33,6 +29,10 @@ from autotrader.bots.ledger import (
 )
 from .limits import MINUTE_MS, Guard
 from .replay import Folded, fill_after, fill_before, fold
+from ..core.clock import Clock
+from ..core.errors import OutcomeUnknown, Rejected, Retryable
+from ..core.market import Instrument
+from ..core.ports import Exchange, OrderState, OrderUpdate, Origin, Update
 from autotrader.engine.events import (
     EVENT,
     INTENT,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import autotrader
 from ..config.sections import SubBot, masked
 from ..config.settings import Settings
-from ..core.clock import Clock, SystemClock, iso
+from ..core.clock import Clock, iso
 from ..core.errors import DataError, StoreError
 from ..core.offline import is_offline
 

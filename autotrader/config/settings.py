@@ -26,6 +26,7 @@ from dotenv.parser import parse_stream
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, ValidationError, model_validator
 
 from autotrader.config.sections import (
+    PHASES,
     Backtest,
     Backup,
     Bayes,
@@ -39,7 +40,6 @@ from autotrader.config.sections import (
     Ml,
     NewsSentiment,
     Optimizer,
-    PHASES,
     Risk,
     Schedule,
     Section,

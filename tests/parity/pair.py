@@ -1,7 +1,7 @@
 """The compiled policy and its reference side by side, and a world that sends them events."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from cases import Case
@@ -156,7 +156,7 @@ class World:
         return happening
 
     # by name: how often, of about sixty
-    kinds = {
+    kinds: ClassVar = {
         "clock": 12,
         "bar": 5,
         "signal": 9,

@@ -714,7 +714,7 @@ class Venue:
     last: int = 0
     orders: dict[int, Resting] = field(default_factory=dict)
     counts: Counter = field(default_factory=Counter)
-    bar: Bar = Bar(0, 0, 0, 0, 0, 0, 0, 0, 0)
+    bar: Bar = field(default_factory=lambda: Bar(0, 0, 0, 0, 0, 0, 0, 0, 0))
     room: float = math.inf
     is_open: bool = True  # the open is being played
     open_counts: bool = True  # what stands has stood since the open, so a jump at the open counts
@@ -1025,7 +1025,7 @@ def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.nd
     marks = [column.tolist() if len(column) else [0] * n for column in (tape.mark_high, tape.mark_low)]
     ends = tape.bot_bar.tolist() if len(tape.bot_bar) else list(range(n))
     close = 0
-    for (open_ms, *prices), mark_high, mark_low, b in zip(zip(*columns), *marks, ends, strict=True):
+    for (open_ms, *prices), mark_high, mark_low, b in zip(zip(*columns, strict=False), *marks, ends, strict=True):
         end_ms = open_ms + tape.bar_ms
         while stamps and stamps[0][0] <= open_ms:  # between two bars: who holds is who held
             ts_ms, rate = stamps.popleft()

@@ -1,5 +1,7 @@
 """backtesting.py as a judge from outside: the same trades where both can do the same."""
 
+import itertools
+
 from cases import TICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_backtesting_py_finds_the_same_trades() -> None:
         seen["long"] += sum(trade["Size"] > 0 for trade in trades)
         seen["short"] += sum(trade["Size"] < 0 for trade in trades)
         seen["stopped in the entry bar"] += sum(trade["EntryBar"] == trade["ExitBar"] for trade in trades)
-        for one, two in zip(trades, trades[1:], strict=False):
+        for one, two in itertools.pairwise(trades):
             at_one_open = one["ExitBar"] == two["EntryBar"] and one["ExitPrice"] == opens[one["ExitBar"]]
             seen["flips"] += at_one_open and one["Size"] * two["Size"] < 0
         seen["at once"] += sum(trade["ExitPrice"] == opens[trade["ExitBar"]] for trade in trades)
