@@ -341,7 +341,7 @@ def test_allocations_may_use_a_bots_name() -> None:
         ("sub_bots.0.base_lot", "0.001", "config.toml: sub_bots.sub_bot_A.base_lot = '0.001' must be a number; write it without quotes"),
         ("sub_bots.1.base_lot", -1.0, "sub_bots.sub_bot_B.base_lot = -1.0 must be 0 or more"),
         ("sub_bots.0.split_entry.count", 3.0, "split_entry.count = 3.0 must be a whole number"),
-        ("sub_bots.0.split_entry.count", 9, "split_entry.count = 9 must be 8 or less"),
+        ("sub_bots.0.split_entry.count", 9, "split_entry.count = 9 must be 7 or less"),
         ("sub_bots.0.split_entry.count", True, "split_entry.count = True must be a whole number"),
         ("sub_bots.0.split_entry.method", "times", "must be one of 'time' or 'price'"),
         ("sub_bots.0.enabled", "yes", "enabled = 'yes' must be true or false"),
