@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'Market',
-           'publishers', 'load_market']
+           'publishers', 'load_market', 'sources_of']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Iterable
@@ -280,27 +280,37 @@ def load_market(
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac
+def sources_of(
+    store: Store,
+    instrument: Instrument,
+    *,
+    since_ms: int,  # first close that asks
+    until_ms: int,
+    funding_lag_ms: int = FUNDING_LAG_MS,
+    interest_lag_ms: int = INTEREST_LAG_MS,
+) -> list[Source]:
+    "What is stored beside the candles of a market, with when it was known."
+    venue, symbol, interval_ms = instrument.venue, instrument.symbol, instrument.rules.funding_interval_ms
+    sources = []
+    if interval_ms:
+        ts_ms, rate = load_funding(store, venue, symbol, since_ms - 3 * interval_ms, until_ms)
+        known_ms = ts_ms + funding_lag_ms
+        sources.append(
+            Source(name="funding_rate", publisher=venue, known_ms=known_ms, values=rate, interval_ms=interval_ms)
+        )
+    interest = _interest(store, venue, symbol, since_ms - 3 * INTEREST_INTERVAL_MS, until_ms, interest_lag_ms)
+    return [*sources, interest] if interest else sources
+
+
 def _with_sources(
     store: Store, candles: Candles, instrument: Instrument, funding_lag_ms: int, interest_lag_ms: int
 ) -> tuple[Candles, FundingEvents]:
-    venue, symbol, interval_ms = candles.venue, candles.symbol, instrument.rules.funding_interval_ms
+    interval_ms, none = instrument.rules.funding_interval_ms, np.empty(0, np.int64)
     since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-    none = np.empty(0, np.int64)
-    funding, sources = FundingEvents(ts_ms=none, rate=np.empty(0), missing_ms=none), list[Source]()
+    funding = FundingEvents(ts_ms=none, rate=np.empty(0), missing_ms=none)
     if interval_ms:
-        ts_ms, rate = load_funding(store, venue, symbol, since_ms - 3 * interval_ms, until_ms)
-        funding = funding_events(ts_ms, rate, since_ms=since_ms, until_ms=until_ms, interval_ms=interval_ms)
+        paid = load_funding(store, candles.venue, candles.symbol, since_ms - 3 * interval_ms, until_ms)
+        funding = funding_events(*paid, since_ms=since_ms, until_ms=until_ms, interval_ms=interval_ms)
         candles = replace(candles, notes=(*candles.notes, funding.note()))
-        sources.append(
-            Source(
-                name="funding_rate",
-                publisher=venue,
-                known_ms=ts_ms + funding_lag_ms,
-                values=rate,
-                interval_ms=interval_ms,
-            )
-        )
-    interest = _interest(store, venue, symbol, since_ms - 3 * INTEREST_INTERVAL_MS, until_ms, interest_lag_ms)
-    if interest:
-        sources.append(interest)
-    return join(candles, sources), funding
+    lags = {"funding_lag_ms": funding_lag_ms, "interest_lag_ms": interest_lag_ms}
+    return join(candles, sources_of(store, instrument, since_ms=since_ms, until_ms=until_ms, **lags)), funding

@@ -6,7 +6,7 @@
 __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'Money', 'UtcTime', 'Base', 'Trade', 'PortfolioHistory',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
            'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun',
-           'HeldLease', 'Heartbeat', 'ControlCommand']
+           'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -387,6 +387,19 @@ class ControlCommand(Base):
     taken_ms: Mapped[int | None]
     answered_ms: Mapped[int | None]
     result: Mapped[dict[str, Any] | None]
+
+# %% ../../nbs/10_store/20_tables.ipynb #626cbe43
+class PaperBook(Base):
+    "One bot's symbol on the paper venue, as of the newest commit."
+
+    __tablename__ = "paper_books"
+    bot: Mapped[str] = mapped_column(String, primary_key=True)
+    symbol: Mapped[str] = mapped_column(String)
+    number: Mapped[int]  # of the newest update
+    record: Mapped[bytes]  # one VENUE record
+    details: Mapped[dict[str, Any]]  # what the venue knows beside it
+    cursor: Mapped[dict[str, Any]]  # how far the driver had come
+    updated_ms: Mapped[int]
 
 # %% ../../nbs/10_store/20_tables.ipynb #b46aa2c3
 ROUND_TRIPS = """
