@@ -9,6 +9,7 @@ from test_decision_parity import HARD
 from autotrader.engine.policy import PATIENCE_MS, PROTECT_TRIES
 from autotrader.exchange.paper import RoughExchange
 from autotrader.runner import rehearsal
+from autotrader.runner import stage as floor_stage
 from autotrader.runner.rehearsal import Actor
 from autotrader.store.database import open_store
 
@@ -25,7 +26,7 @@ def test_a_position_without_a_stop_is_known_and_being_dealt_with(
     naked: dict[str, int] = {}  # bars in a row without stop and not on the way out
     held = longest = 0
 
-    def watch(actor: Actor, i: int) -> None:
+    def watch(actor: Actor) -> None:
         nonlocal held, longest
         state, venue, bot = actor.bot.state[0], actor.book.venue[0], actor.part.bot
         assert isinstance(actor.exchange, RoughExchange)
@@ -35,13 +36,13 @@ def test_a_position_without_a_stop_is_known_and_being_dealt_with(
         is_naked = bool(venue["qty"] and not venue["stop"])
         is_known = bool(state["exiting"] or state["have_stop"] != state["want_stop"])
         if is_naked and not (is_known or is_on_its_way):
-            forgotten.append((bot, i))
+            forgotten.append((bot, actor.feed.at))
         naked[bot] = naked.get(bot, 0) + 1 if is_naked and not state["exiting"] else 0
         longest = max(longest, naked[bot])
-        count(actor, i)
+        count(actor)
 
-    count = rehearsal._count
-    monkeypatch.setattr(rehearsal, "_count", watch)
+    count = floor_stage.count
+    monkeypatch.setattr(floor_stage, "count", watch)
     with open_store("sqlite:///rough.db", folder=tmp_path, create=True) as store:
         rehearsal.rehearse(stage.parts(600), store, rough=seed, roughness=HARD)
     assert held > 100
