@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['State', 'Finding', 'worst', 'check_program', 'check_disk', 'check_clock', 'check_cache', 'check_network',
-           'check_config', 'check_keys', 'entry_notes', 'check_sizes', 'check_database', 'examine']
+           'check_config', 'check_keys', 'entry_notes', 'check_sizes', 'check_database', 'check_runner', 'check_port',
+           'examine']
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #64393849
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -211,8 +213,61 @@ def check_database(settings: Settings, *, clock: Clock) -> list[Finding]:
     with open_store(settings.database_url, folder=settings.folder) as store:
         return [
             Finding("ok", "database", f"{describe(url)} opens, its schema is current"),
+            *check_runner(store, clock=clock),
             *check_sizes(settings, store, clock=clock),
         ]
+
+# %% ../../nbs/99_cli/20_doctor.ipynb #a2745fdd
+_SILENT_MS = 15_000  # as everywhere
+
+
+def check_runner(store: "Store", *, clock: Clock) -> list[Finding]:
+    "Who trades on this database, and when it last gave a sign."
+    from autotrader.runner.lease import NAME, told
+    from autotrader.store.control import holder_of, pulses
+
+    now_ms = clock.now_ms()
+    holder = holder_of(store, NAME, now_ms=now_ms)
+    beaten_ms = next((pulse.at_ms for pulse in pulses(store) if pulse.name == NAME), None)
+    if holder is None:
+        since = "none ever did" if beaten_ms is None else f"last sign {iso(beaten_ms // 1000 * 1000)}"
+        return [Finding("ok", "runner", f"nobody trades on this database; {since}")]
+    if beaten_ms is None or now_ms - beaten_ms > _SILENT_MS:
+        return [
+            Finding(
+                "warn", "runner", f"{told(holder)} holds the lease and gives no sign of life: look at logs/runner.log"
+            )
+        ]
+    return [Finding("ok", "runner", f"{told(holder)} trades, last sign {(now_ms - beaten_ms) // 1000} s ago")]
+
+# %% ../../nbs/99_cli/20_doctor.ipynb #e3e96050
+def _is_ours(address: str, port: int) -> bool:
+    "Whether a dashboard of ours answers there."
+    import http.client
+
+    line = http.client.HTTPConnection(address, port, timeout=2)
+    try:
+        line.request("GET", "/")
+        return 'realm="autotrader"' in (line.getresponse().getheader("www-authenticate") or "")
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        line.close()
+
+
+def check_port(settings: Settings) -> list[Finding]:
+    "Whether the dashboard could listen, or does."
+    host, port = settings.dashboard.host, settings.dashboard.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            return [Finding("ok", "port", f"the dashboard can listen on {host} port {port}")]
+        except OSError as error:
+            why = str(error.strerror)
+    if _is_ours({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port):
+        return [Finding("ok", "port", f"a dashboard answers on {host} port {port}")]
+    return [Finding("warn", "port", f"{host} port {port} cannot be used ({why}): change [dashboard] host or port")]
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #6441c384
 def examine(settings: Settings, *, clock: Clock) -> tuple[list[Finding], StoreError | None]:
@@ -225,6 +280,7 @@ def examine(settings: Settings, *, clock: Clock) -> tuple[list[Finding], StoreEr
         *check_clock(clock),
         *check_cache(),
         *check_network(),
+        *check_port(settings),
     ]
     try:
         return [*found, *check_database(settings, clock=clock)], None

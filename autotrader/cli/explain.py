@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from ..bots.ledger import why_exit
 from ..bots.replay import fill_after, fill_before, fold
+from .frame import database_of, open_database
 from .trade import rehearsal_file, wrapped
 from ..config.settings import Settings
 from ..core.clock import iso
@@ -64,13 +65,21 @@ def _named(store: Store, name: str) -> dict[str, Any] | None:
     return dict(found[0]) if found else None
 
 
-def find_order(settings: Settings, name: str) -> tuple[Store, dict[str, Any]]:  # an open database, a row of `orders`
+def find_order(
+    settings: Settings,
+    name: str,
+    *,
+    replay: bool = False,  # look only in the replay's
+) -> tuple[Store, dict[str, Any]]:  # an open database, a row of `orders`
     "The order and where it lives; raises `ConfigError` when nobody knows it."
     url, rehearsed = resolve_url(settings.database_url, folder=settings.folder), rehearsal_file(settings)
     stores = []
-    if url.get_backend_name() != "sqlite" or Path(str(url.database)).is_file():
+    if replay:
+        open_database(settings, replay=True).close()  # says it better where there is none
+        stores.append((database_of(settings, replay=True), settings.folder))
+    elif url.get_backend_name() != "sqlite" or Path(str(url.database)).is_file():
         stores.append((settings.database_url, settings.folder))
-    if rehearsed.is_file():
+    if rehearsed.is_file() and not replay:
         stores.append((f"sqlite:///{rehearsed.name}", rehearsed.parent))
     for address, folder in stores:
         store = open_store(address, folder=folder)

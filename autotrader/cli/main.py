@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from . import commands
+from .dashboard import dashboard
 from .data import data
 from .frame import ConfigOption, JsonOption, answer, desk
 from .jobs import job
@@ -79,7 +80,9 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 # %% ../../nbs/99_cli/90_main.ipynb #7759cce1
-for command in (commands.quickstart, commands.backtest, commands.rehearse, commands.explain):
+_TRADING = (commands.quickstart, commands.backtest, commands.rehearse, commands.run, dashboard, commands.up)
+_LOOKING = (commands.status, commands.stop, commands.resume, commands.flatten, commands.explain)
+for command in (*_TRADING, *_LOOKING):
     app.command()(command)
 
 # %% ../../nbs/99_cli/90_main.ipynb #9b61d99a
