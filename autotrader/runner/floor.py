@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from ..bots.ledger import Ledger
 from ..bots.limits import Guard
 from ..bots.reconcile import reconcile
-from ..bots.subbot import SubBot, command, forget, register, revive
+from ..bots.subbot import SubBot, command, forget, learn, register, revive
 from ..config.sections import Risk, masked
 from ..core.clock import Clock
 from ..core.errors import ConfigError, Retryable, StoreError
 from ..core.market import Instrument, from_e8
 from ..core.ports import Exchange, OrderRequest, OrderUpdate, Snapshot, Update
-from ..engine.events import PARAMS, SCHEMA, STATE, Command, Mode, Pause, new_state
+from ..engine.events import SCHEMA, STATE, Command, Mode, Pause, new_state
 from ..engine.policy import PATIENCE_MS
 from ..exchange.account import Account
 from ..exchange.paper import PaperExchange
@@ -169,13 +169,11 @@ def take_seat(
     "Bring a bot to where its last commit left it, or begin; raises `StoreError` or `ConfigError` where it cannot."
     state = _first_state(floor, bot, params, wallet_e8)
     paper = _paper_account(floor, bot, instrument, costs, wallet_e8, clock)
-    number = int(params["id"][0])
-    stored = {**journal.load_params(floor.store, bot, PARAMS), number: params}
     sub = SubBot(
         bot,
         instrument=instrument,
         state=state,
-        params=stored,
+        params={int(params["id"][0]): params},
         exchange=Fenced(paper, floor.tenure.check),
         ledger=floor.ledger,
         clock=clock,
@@ -184,23 +182,17 @@ def take_seat(
     revive(sub, floor.store)
 
     def keep() -> list[tuple[type, Any, dict[str, Any]]]:
-        where = {"cursor": cursor(), "updated_ms": floor.clock.now_ms()}
+        where = {"cursor": cursor(), "updated_ms": int(sub.state["last_ms"][0])}
         return [(PaperBook, bot, {"bot": bot, "symbol": instrument.symbol, **paper.save(instrument.symbol), **where})]
 
     floor.ledger.attend(keep)
     floor.seats[bot] = seat = Seat(bot=sub, paper=paper)
-    if int(sub.state["params_id"][0]) != number:
-        _change_params(floor, sub, params)
+    if sub.state["params_id"][0] != params["id"][0]:
+        learn(sub, params)
+        command(sub, Command.PARAMS, ref=int(params["id"][0]))
+        floor.tell("INFO", "PARAM_UPDATE", f"{bot} goes on with the parameters of its configuration")
     compare(floor, seat, patience_ms=0)  # whoever sent its orders is dead: none is on its way
     return seat
-
-
-def _change_params(floor: Floor, bot: SubBot, params: np.ndarray) -> None:
-    readable = {name: params[name][0].item() for name in PARAMS.names or ()}
-    with floor.store.begin() as connection:
-        journal.save_params(connection, bot.bot, params, readable=readable)
-    command(bot, Command.PARAMS, ref=int(params["id"][0]))
-    floor.tell("INFO", "PARAM_UPDATE", f"{bot.bot} goes on with the parameters of its configuration")
 
 # %% ../../nbs/90_runner/30_floor.ipynb #83a0d5f7
 def compare(floor: Floor, seat: Seat, *, patience_ms: int = PATIENCE_MS) -> None:
