@@ -8,7 +8,7 @@ __all__ = ['NO_TRADES', 'NO_EVENTS', 'PAGES', 'THEMES', 'Page', 'piece', 'put', 
            'ask_chart', 'ask_performance', 'Seen', 'side_of', 'trades_table', 'events_table', 'bot_chip', 'position_of',
            'overview_figures', 'bot_card', 'Overview', 'events_list', 'day_ms', 'switch', 'Pager', 'Filters', 'Trades',
            'balances', 'performance_table', 'PortfolioPage', 'Events', 'log_lines', 'LogTail', 'Logs', 'said_of',
-           'commands_table', 'Question', 'Control', 'runner_chip', 'replay_badge', 'strip', 'Shell', 'visit']
+           'commands_table', 'Question', 'Control', 'runner_chip', 'replay_badge', 'strip', 'framed', 'Shell', 'visit']
 
 # %% ../../nbs/95_dashboard/30_pages.ipynb #69240156
 import logging
@@ -298,8 +298,10 @@ def events_table(rows: Sequence[EventRow], zone: ZoneInfo, *, empty: str, fresh:
 _KINDS = {"trading": "up", "no entries": "warn", "paused": "warn", "closing": "warn", "broken": "down"}
 
 
-def bot_chip(row: BotRow) -> str:
-    "How a bot is, in a word or two."
+def bot_chip(row: BotRow, *, is_silent: bool = False) -> str:
+    "How a bot is, in a word or two; how it was, while its runner is silent."
+    if is_silent and row.status not in ("off", "not started"):
+        return chip(f"last seen {row.status}")
     text = f"{row.status}: {row.why}" if row.why and len(row.why) <= 30 and row.status != "off" else row.status
     return chip(text, _KINDS.get(row.status, "plain"))
 
@@ -312,9 +314,9 @@ def position_of(row: BotRow) -> str:
     return f'<span class="dim">{mark}</span> {word} {exact(abs(row.holding.qty))} at {exact(row.holding.entry_price)}'
 
 # %% ../../nbs/95_dashboard/30_pages.ipynb #3df6f0c2
-def overview_figures(total: Portfolio | None, bots: Sequence[BotRow]) -> str:
+def overview_figures(total: Portfolio | None, bots: Sequence[BotRow], *, is_silent: bool) -> str:
     "Equity, what it gained, and how many bots are at work."
-    trading = sum(row.status == "trading" for row in bots)
+    trading = 0 if is_silent else sum(row.status == "trading" for row in bots)
     working = ("Bots trading", f"{trading} <small>of {len(bots)}</small>")
     if total is None:
         return figures([("Total equity", f"{NOTHING} <small>USDT</small>"), ("Last 24 h", NOTHING), working])
@@ -337,11 +339,11 @@ def _gain(pnl: Decimal, before: Decimal) -> str:
     return f"{signed(pnl)} <small>{share(pnl, before)}</small>"
 
 # %% ../../nbs/95_dashboard/30_pages.ipynb #28c6564e
-def bot_card(row: BotRow, points: Curve, zone: ZoneInfo) -> str:
+def bot_card(row: BotRow, points: Curve, zone: ZoneInfo, *, is_silent: bool) -> str:
     "One bot at a glance."
     market = f"{escape(row.symbol)} {row.timeframe} · {escape(row.strategy)}"
     why = f'<div class="warn">{escape(row.why)}</div>' if len(row.why) > 30 else ""
-    head = f"<header><b>{escape(row.id)}</b>{bot_chip(row)}</header>"
+    head = f"<header><b>{escape(row.id)}</b>{bot_chip(row, is_silent=is_silent)}</header>"
     return f'<section class="card bot">{head}<div class="sub">{market}</div>{why}{_bot_money(row, points)}{pairs(_bot_facts(row, zone))}</section>'
 
 
@@ -399,10 +401,10 @@ class Overview:
 
     def refresh(self) -> None:
         window, zone, days = self.window, _zone(self.window), self.period.value or None
-        bots = ask_bots(window)
-        put(self.figures, overview_figures(ask_portfolio(window), bots))
+        bots, is_silent = ask_bots(window), ask_runner(window).is_silent
+        put(self.figures, overview_figures(ask_portfolio(window), bots, is_silent=is_silent))
         put(self.curve, ask_chart(window, None, days, 170))
-        cards = [bot_card(row, ask_equity(window, row.id, days, 60), zone) for row in bots]
+        cards = [bot_card(row, ask_equity(window, row.id, days, 60), zone, is_silent=is_silent) for row in bots]
         put(self.bots, f'<div class="bots">{"".join(cards)}</div>')
         put(self.news, _news(self))
 
@@ -721,7 +723,8 @@ class LogTail:
 
     def __post_init__(self) -> None:
         names = log_names(self.window.settings.folder)
-        self.file = pmui.Select(label="Log", options=names, value=names[0] if names else None, **_FIELD)
+        first = "runner" if "runner" in names else next(iter(names), None)
+        self.file = pmui.Select(label="Log", options=names, value=first, **_FIELD)
         self.grade = pmui.Select(
             label="Lines from", options={grade.lower(): grade for grade in _GRADES}, value="DEBUG", **_FIELD
         )
@@ -922,8 +925,8 @@ def _clicked(page: Control, command: str, bot: str | None, _: Any) -> None:
 
 
 def _draw_states(page: Control) -> None:
-    bots = {row.id: row for row in ask_bots(page.window)}
-    trading = sum(row.status == "trading" for row in bots.values())
+    bots, is_silent = {row.id: row for row in ask_bots(page.window)}, ask_runner(page.window).is_silent
+    trading = 0 if is_silent else sum(row.status == "trading" for row in bots.values())
     holding = sum(row.holding is not None for row in bots.values())
     put(
         page.states[None],
@@ -932,7 +935,7 @@ def _draw_states(page: Control) -> None:
     for bot, pane in page.states.items():
         if bot is not None:
             row = bots[bot]
-            put(pane, f"<b>{escape(bot)}</b> {bot_chip(row)}<div>{position_of(row)}</div>")
+            put(pane, f"<b>{escape(bot)}</b> {bot_chip(row, is_silent=is_silent)}<div>{position_of(row)}</div>")
 
 # %% ../../nbs/95_dashboard/30_pages.ipynb #d11e0356
 def runner_chip(runner: Runner) -> str:
@@ -1023,6 +1026,20 @@ _SHEET = {
 _log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "reference already known")  # a browser names the button of a click in full
 
+# %% ../../nbs/95_dashboard/30_pages.ipynb #4a6ea8ec
+def framed(pulse: Any, links: Any, strip: Any, content: Any) -> Any:
+    "The frame around these."
+    pulse.param.update(stylesheets=[STYLE, BAR], sizing_mode=None)
+    strip.param.update(stylesheets=[STYLE, STRIP])
+    links.param.update(stylesheets=[STYLE, NAVIGATION])
+    return pmui.Page(
+        title="autotrader",
+        header=[pn.Row(pn.Spacer(sizing_mode="stretch_width"), pulse, sizing_mode="stretch_width")],
+        main=[stacked(links, strip, content, gap="0", **_SHEET)],
+        theme_config=THEMES,
+        busy_indicator=None,
+    )
+
 # %% ../../nbs/95_dashboard/30_pages.ipynb #93546e68
 class Shell:
     "One visitor's pages. A page is made when it is looked at for the first time."
@@ -1030,29 +1047,32 @@ class Shell:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.pulse, self.strip, self.links, self.content = piece(), piece(), piece(), stacked(piece())
-        self.pulse.param.update(stylesheets=[STYLE, BAR], sizing_mode=None)
-        self.strip.param.update(stylesheets=[STYLE, STRIP])
-        self.links.param.update(stylesheets=[STYLE, NAVIGATION])
         self.pages: dict[str, Page] = {}
         self.shown = self._wish = ""
+        self._is_away = False  # the database
         self._turn = threading.Lock()  # callbacks run on several threads
         self._point(next(iter(PAGES)))
-        self._feel()
-        self.page = pmui.Page(
-            title="autotrader",
-            header=[pn.Row(pn.Spacer(sizing_mode="stretch_width"), self.pulse, sizing_mode="stretch_width")],
-            main=[stacked(self.links, self.strip, self.content, gap="0", **_SHEET)],
-            theme_config=THEMES,
-            busy_indicator=None,
-        )
+        self._freshen()
+        self.page = framed(self.pulse, self.links, self.strip, self.content)
 
     def _point(self, name: str) -> None:
         put(self.links, navigation(((key, label) for key, (label, _) in PAGES.items()), name))
 
-    def _feel(self) -> None:
-        runner = ask_runner(self.window)
-        put(self.pulse, f'<div class="bar">{chip(self.window.settings.general.environment)}{runner_chip(runner)}</div>')
-        put(self.strip, strip(runner, _zone(self.window), is_control=self._wish == "control"))
+    def _freshen(self) -> None:
+        "Say how the runner is and bring the page up to date; while the database is away, say that."
+        window, was_away = self.window, self._is_away
+        try:
+            runner = ask_runner(window)
+            put(self.pulse, f'<div class="bar">{chip(window.settings.general.environment)}{runner_chip(runner)}</div>')
+            put(self.strip, strip(runner, _zone(window), is_control=self.shown == "control"))
+            if self.shown:
+                self.pages[self.shown].refresh()
+            self._is_away = False
+        except AutotraderError as error:  # the next second may have it back
+            self._is_away = True
+            put(self.pulse, f'<div class="bar">{chip("database not reachable", "down")}</div>')
+            if not was_away:
+                _log.warning("page %s not refreshed: %s", self.shown, error)
 
     def show(self, name: str) -> None:
         "Bring a page to the front; an unknown name means the first. Of several wishes the newest wins."
@@ -1065,23 +1085,16 @@ class Shell:
             if name not in self.pages:
                 self.pages[name] = PAGES[name][1](self.window)
             self.shown = name
-            self._feel()
-            self.pages[name].refresh()
+            self._freshen()
             self.content.objects = [self.pages[name].body]
 
     def refresh(self) -> None:
         "Bring what is shown up to date; a second call while one runs does nothing."
-        if not self._turn.acquire(blocking=False):
-            return
-        try:
-            self._feel()
-            if self.shown:
-                self.pages[self.shown].refresh()
-        except AutotraderError as error:  # the database is away: the next second may have it back
-            _log.warning("page %s not refreshed: %s", self.shown, error)
-            put(self.pulse, f'<div class="bar">{chip("database not reachable", "down")}</div>')
-        finally:
-            self._turn.release()
+        if self._turn.acquire(blocking=False):
+            try:
+                self._freshen()
+            finally:
+                self._turn.release()
 
 # %% ../../nbs/95_dashboard/30_pages.ipynb #30bab311
 def _dress(page: Any, location: Any, browser: Any) -> None:

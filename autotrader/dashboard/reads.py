@@ -716,7 +716,7 @@ def tail_of(folder: Path, name: str, *, after: int = 0, limit: int = 200) -> Tai
 # %% ../../nbs/95_dashboard/15_reads.ipynb #dfbee59c
 _T = TypeVar("_T")
 SHARED_MS = 900
-_QUESTIONS = 300  # remembered at once
+_QUESTIONS = 200  # remembered at once
 
 
 @dataclass(slots=True, eq=False)

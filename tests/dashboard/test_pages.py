@@ -137,6 +137,8 @@ def test_what_is_new_appears_without_a_reload(visit: Visit) -> None:
     visit.sees(f"{total:,.2f}")
     until(lambda: curve.get_attribute("aria-label") != before)
     assert f"to {total:,.2f}" in str(curve.get_attribute("aria-label"))  # the curve goes on to it
+    visit.press("1D")
+    until(lambda: "equity from 30,000.00" not in str(curve.get_attribute("aria-label")))  # another day's beginning
     visit.desk.trade("live-1", reason="<b id=injected>seen live</b>")
     visit.sees("seen live")
     assert visit.page.locator("#injected").count() == 0  # what a database holds is text, not markup
@@ -211,12 +213,15 @@ def test_a_silent_runner_is_said_on_every_page_and_control_takes_no_click(visit:
         visit.sees("silent for")
     buttons = [visit.page.get_by_role("button", name=name, exact=True) for name in ("Stop", "Resume", "Flatten")]
     visit.sees("has been silent for")
+    assert visit.has("last seen trading") and visit.has("0 of 3 trading")  # nobody knows what they do now
     for button in buttons:
         until(lambda button=button: button.count() == 4)
         assert all(button.nth(i).is_disabled() for i in range(4))
     with visit.desk.runner(mode="live", state="trading", feed="down since 12:00"):
         visit.sees("feed down")  # alive, and it says what it lacks
         until(lambda: all(button.first.is_enabled() for button in buttons))
+    visit.desk.fall_silent(125)  # while somebody looks
+    until(lambda: all(button.nth(i).is_disabled() for button in buttons for i in range(4)))
 
 
 def test_a_command_asks_back_goes_out_and_shows_its_answer(visit: Visit) -> None:
