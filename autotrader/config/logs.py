@@ -87,6 +87,7 @@ def setup(
         handler.set_name(f"autotrader:{type(handler).__name__}")
         root.addHandler(handler)
     root.setLevel(logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it has ten lines for each start
     logging.getLogger("autotrader").setLevel(logging.DEBUG if settings.general.debug_mode else logging.INFO)
     return path
 

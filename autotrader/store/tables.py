@@ -141,7 +141,10 @@ class SystemEvent(Base):
     "Something people should know of: STARTUP, SHUTDOWN, REBALANCE, PARAM_UPDATE and ours."
 
     __tablename__ = "system_events"
-    __table_args__ = (CheckConstraint("level IN ('INFO', 'WARNING', 'ERROR', 'CRITICAL')", "level"),)
+    __table_args__ = (
+        CheckConstraint("level IN ('INFO', 'WARNING', 'ERROR', 'CRITICAL')", "level"),
+        Index(None, "level", "id"),
+    )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     timestamp: Mapped[datetime] = mapped_column(index=True)
     level: Mapped[str] = mapped_column(String)

@@ -1,4 +1,4 @@
-"""What a paper venue knows about each bot's symbol, as of the bot's newest commit.
+"""What a paper venue knows about each bot's symbol, as of the bot's newest commit; events by level.
 
 Revision ID: 0004
 Revises: 0003
@@ -25,7 +25,9 @@ def upgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("bot", name="pk_paper_books"),
     )
+    op.create_index("ix_system_events_level_id", "system_events", ["level", "id"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_system_events_level_id", "system_events")
     op.drop_table("paper_books")
