@@ -71,10 +71,11 @@ def _doom(place: str, when: str, number: int, how: int = signal.SIGKILL) -> None
         left[0] -= 1
         if left[0] == 0 and when == "before":
             os.kill(os.getpid(), how)
-        done = act(*args, **kwargs)
-        if left[0] == 0 and when == "after":
-            os.kill(os.getpid(), how)
-        return done
+        try:
+            return act(*args, **kwargs)
+        finally:
+            if left[0] == 0 and when == "after":
+                os.kill(os.getpid(), how)
 
     setattr(owner, name, last_act)
 
@@ -283,7 +284,8 @@ class Nursery:
         self._server = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
         self._number = 0
         self._runners: list[Runner] = []
-        assert self._server.stdout is not None and self._server.stdout.readline() == "ready\n"
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n", "the process that starts runners did not come up"
 
     def _ask(self, job: dict[str, Any]) -> Any:
         assert self._server.stdin is not None and self._server.stdout is not None
@@ -449,17 +451,14 @@ def story_of(store: Store, bot: str) -> Story:
     first = journal.load_state(store, bot, STATE, schema=SCHEMA, first=True)
     stored = journal.load_state(store, bot, STATE, schema=SCHEMA)
     assert first is not None and stored is not None
-    at = int(stored["seq"][0])
-    then = fold(first, events[:at], params)
-    assert then.state.tobytes() == stored.tobytes()
-    rest = fold(stored, events[at:], params)
-    assert not len(rest.intents)  # a state is kept with each intent
-    assert int(rest.state["seq"][0]) == len(events)
+    folded = fold(first, events, params)
+    assert folded.state.tobytes() == stored.tobytes()
+    assert int(stored["seq"][0]) == len(events)
     seqs, intents = journal.read_intents(store, bot, INTENT)
-    assert intents.tobytes() == then.intents.tobytes()
-    assert seqs.tolist() == then.seqs.tolist()
+    assert intents.tobytes() == folded.intents.tobytes()
+    assert seqs.tolist() == folded.seqs.tolist()
     placed = intents[intents["kind"] == IntentKind.PLACE]["key"].tolist()
-    return Story(rest.state, placed, np.concatenate([then.fills, rest.fills]))
+    return Story(folded.state, placed, folded.fills)
 
 
 def _check_orders(store: Store, bot: str, story: Story) -> None:

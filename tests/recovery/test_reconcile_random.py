@@ -204,7 +204,7 @@ def check_late_words(lone: Lone, n: int) -> None:
     check_agreement(lone)
 
 
-@settings(max_examples=80, **slow)
+@settings(max_examples=60, **slow)
 @given(acts=plays, is_split=st.booleans(), n=st.integers(0, 99))
 def test_on_a_smooth_line_with_deaf_hours(store: Store, acts: list[tuple[str, int]], is_split: bool, n: int) -> None:
     lone = Lone(store, params=SPLIT if is_split else {})

@@ -25,7 +25,8 @@ from autotrader.strategy.bots import Part
 SINCE, UNTIL = "2017-12-01", "2018-01-01"
 KILLS = 20  # at random moments
 NEVER_MS, NEVER_S = 2**62, 1e9
-EARLY = 6  # of these, around the start
+SHARES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)  # of these, as many around a start: within so much of the time it takes
+EARLY = len(SHARES)
 DOOMS = [  # deaths at a place of the program, between one thing and the next
     ("submit", "before", 3),
     ("submit", "after", 4),
@@ -121,18 +122,19 @@ def killed(nursery: Nursery, whole: Whole, tmp_path_factory: pytest.TempPathFact
     desk = child.new_desk(tmp_path_factory.mktemp("killed"), SINCE, UNTIL)
     told = Killed(desk, desk.parts(), child.rows_of(desk))
     moments = np.sort(rng.choice(np.arange(5, int(whole.desk.events() * 0.95)), KILLS, replace=False)).tolist()
-    early = {0, 1, *rng.choice(np.arange(2, KILLS // 2), EARLY - 2, replace=False).tolist()}
+    early = [0, 1, *rng.choice(np.arange(2, KILLS // 2), EARLY - 2, replace=False).tolist()]
+    within_s = {i: float(rng.uniform(0, most)) * whole.starting_s for i, most in zip(early, SHARES, strict=True)}
     doomed = dict(zip(rng.choice(np.arange(1, KILLS - 2), len(DOOMS), replace=False).tolist(), DOOMS, strict=True))
     for i, events in enumerate(moments):
+        events = max(events, desk.events() + int(rng.integers(1, 40)))
         runner = nursery.start(desk, *desk.words, "--speed", "0")
-        within_s = float(rng.uniform(0.01, 1.1 * whole.starting_s)) if i in early else NEVER_S
-        _kill(desk, runner, events=events, within_s=within_s, then_s=float(rng.uniform(0, 0.03)))
+        _kill(desk, runner, events=events, within_s=within_s.get(i, NEVER_S), then_s=float(rng.uniform(0, 0.03)))
         told.early += not child.news_of(desk, "STARTUP")[told.starts :]
         told.starts = len(child.news_of(desk, "STARTUP"))
         told.look(f"at {events} events")
         if i in doomed:
             runner = nursery.start(desk, *desk.words, "--speed", "0", doom=doomed[i])
-            assert runner.wait(120) == -9, f"{doomed[i]} did not come to pass: {runner.said}"
+            assert runner.wait(120) == -signal.SIGKILL, f"{doomed[i]} did not come to pass: {runner.said}"
             told.starts = len(child.news_of(desk, "STARTUP"))
             told.look(" ".join(map(str, doomed[i])))
     runner = nursery.start(desk, *desk.words, "--speed", "0")
@@ -145,6 +147,7 @@ def killed(nursery: Nursery, whole: Whole, tmp_path_factory: pytest.TempPathFact
 def test_a_runner_killed_again_and_again_goes_on_by_itself_to_the_end(killed: Killed, whole: Whole) -> None:
     assert len(killed.kills) == KILLS + len(DOOMS)
     assert killed.early > 0 and killed.midway > 0, "the kills did not meet what they were to meet"
+    assert killed.starts >= KILLS + len(DOOMS) - EARLY
     assert killed.desk.pulse()["state"] == "over"
     assert not list(killed.desk.file.parent.glob("replay_*.db"))
     cursors = "SELECT bot, cursor FROM paper_books ORDER BY bot"
@@ -159,8 +162,7 @@ def test_the_journal_of_a_killed_runner_folds_to_the_newest_state(killed: Killed
             account = child.venue_of(store, bot)
             assert account is not None and not account[1]["updates"]
             child.check_agreement(folded.state, account[0])
-            if folded.state["seq"] == stored["seq"]:
-                assert folded.state.tobytes() == stored.tobytes()
+            assert folded.state.tobytes() == stored.tobytes()
 
 
 def test_no_bar_is_lost_and_none_is_played_twice(killed: Killed, whole: Whole) -> None:
