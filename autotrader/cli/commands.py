@@ -119,6 +119,7 @@ def quickstart(
     from autotrader.cli.up import become, refuse_taken_port
     from autotrader.core.clock import SystemClock
     from autotrader.core.errors import DataError
+    from autotrader.runner.app import is_over
 
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data} is not a folder: name one with Parquet, Feather or CSV files")
@@ -147,6 +148,8 @@ def quickstart(
         raise typer.Exit(1)
     if not no_serve:
         words, line = serving(found, span)
+        if "--replay" in words and is_over(settings):
+            words = [*words, "--fresh"]
         typer.echo(f"\n{line}", err=as_json)
         become("up", *words, "--config", str(settings.path), *(["--quiet"] if as_json else []))
 

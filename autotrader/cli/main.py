@@ -18,6 +18,7 @@ from .dashboard import dashboard
 from .data import data
 from .frame import ConfigOption, JsonOption, answer, desk
 from .jobs import job
+from .strategy import strategy
 from ..core.errors import AutotraderError, ConfigError, StoreError
 
 # %% ../../nbs/99_cli/90_main.ipynb #1a146b22
@@ -90,6 +91,7 @@ db = typer.Typer(help="The database: its schema.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(data, name="data")
 app.add_typer(job, name="job")
+app.add_typer(strategy, name="strategy")
 
 
 @db.command("upgrade")

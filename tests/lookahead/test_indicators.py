@@ -16,7 +16,7 @@ CHOICES = [(name, period) for name in INDICATORS for period in (3, 14)]
 def test_no_bar_of_an_indicator_knows_the_future(name: str, period: int) -> None:
     candles = walk(300, seed=1)
     assert np.isfinite(compute(name, candles, period=period)).sum() > 150
-    assert future_leak(lambda bars: [compute(name, bars, period=period)], candles) is None
+    assert future_leak(lambda bars: {name: compute(name, bars, period=period)}, candles) is None
 
 
 @pytest.mark.parametrize("name", INDICATORS)
@@ -24,17 +24,17 @@ def test_bars_before_the_anchor_change_no_value(name: str) -> None:
     candles = walk(300, seed=2)
     since = int(candles.open_ms[120])
 
-    def answer(bars: Candles) -> list[np.ndarray]:
-        return [over_history(lambda part: compute(name, part, period=5), bars, history_start_ms=since)]
+    def answer(bars: Candles) -> dict[str, np.ndarray]:
+        return {name: over_history(lambda part: compute(name, part, period=5), bars, history_start_ms=since)}
 
-    assert np.isfinite(answer(candles)[0][120:]).sum() > 100
+    assert np.isfinite(answer(candles)[name][120:]).sum() > 100
     assert past_leak(answer, candles, anchor=120) is None
 
 
 @pytest.mark.parametrize("name", ["ema", "sma", "rsi", "atr", "adx"])
 def test_a_column_without_the_anchor_is_caught(name: str) -> None:
     candles = walk(300, seed=2)
-    assert past_leak(lambda bars: [compute(name, bars, period=5)], candles, anchor=120) is not None
+    assert past_leak(lambda bars: {name: compute(name, bars, period=5)}, candles, anchor=120) is not None
 
 
 @pytest.fixture
