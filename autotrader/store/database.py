@@ -107,6 +107,12 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         if context and context.execution_options.get("blobs"):
             cursor.format = 1  # bytes as they are: half the time of hexadecimal text
 
+    @event.listens_for(engine, "after_cursor_execute")
+    def wind_up(connection: Any, cursor: Any, text: Any, values: Any, context: Any, many: Any) -> None:
+        if many:  # psycopg ends a batch with a Flush, which stops the server's clock of idleness
+            with cursor.connection.cursor() as other:
+                other.execute("SELECT")
+
     return engine
 
 # %% ../../nbs/10_store/10_database.ipynb #b05141cf

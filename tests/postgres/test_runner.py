@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recovery"))
 import runner_child as child
 from runner_child import BOTS, Desk, Nursery, Runner, await_value
 
+from autotrader.core.errors import StoreError
 from autotrader.store import control
-from autotrader.store.database import Store, open_store
+from autotrader.store.database import Store, insert_new, open_store
 from autotrader.store.tables import HeldLease, JournalEvent, SystemEvent
 
 FAST = ("--speed", "0")
@@ -107,6 +109,16 @@ def test_a_runner_that_is_killed_on_postgresql_goes_on_by_itself(
     _trading(store, last, 60)
     _goes_on(store)
     assert _epoch(store) == 6
+
+
+def test_the_server_ends_an_idle_transaction_also_after_a_batch(store: Store) -> None:
+    row = {"timestamp": datetime.now(UTC), "level": "INFO", "event_type": "TEST", "message": "", "details": None}
+    for _ in range(3):
+        with pytest.raises(StoreError, match="idle-in-transaction timeout"):
+            with store.begin() as connection:
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '500ms'")
+                insert_new(connection, SystemEvent, [row, row, row])
+                time.sleep(3)
 
 
 @pytest.mark.parametrize("where", ["commit", "beat", "renew"])
