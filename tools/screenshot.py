@@ -41,7 +41,7 @@ def rehearsed(folder: Path) -> tuple[Settings, Store]:
     span = {"since_ms": stamps[0], "until_ms": stamps[1]}
     rehearse([prepare(bot, store, settings.backtest, **span) for bot in settings.sub_bots], store)
     times = dict(zip(("since_ms", "time_ms", "until_ms"), stamps, strict=True))
-    details = {"mode": "replay", "state": "trading", "speed": 14_400.0, "feed": None, **times}
+    details = {"mode": "replay", "state": "trading", "speed": 28_800.0, "feed": None, **times}
     beat(
         store, "runner", now_ms=SystemClock().now_ms() + 600_000, epoch=1, details=details
     )  # for as long as it is drawn

@@ -146,7 +146,7 @@ def data_text(found: Supply, span: tuple[int, int], written: Sequence[Path], set
     return "\n".join(wrapped(line, "  ") for line in lines)
 
 # %% ../../nbs/99_cli/50_quickstart.ipynb #27c9ebcc
-SPEED = 14_400  # four hours in a second
+SPEED = 28_800  # eight hours in a second
 
 
 def serving(found: Supply, span: tuple[int, int]) -> tuple[list[str], str]:
