@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DRIVERS', 'IDLE_S', 'resolve_url', 'describe', 'to_json', 'Store', 'migrations', 'revisions', 'revision_of',
-           'upgrade', 'downgrade', 'open_store', 'insert_new', 'upsert']
+           'upgrade', 'downgrade', 'open_store', 'insert_new', 'upsert', 'tidy']
 
 # %% ../../nbs/10_store/10_database.ipynb #d2f17229
 import json
 import math
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -303,3 +304,17 @@ def upsert(
     table: sa.Table = model.__table__
     names = tuple(key) or tuple(column.name for column in table.primary_key)
     return _written(connection, _statement(connection.dialect.name, table, tuple(rows[0]), names), rows)
+
+# %% ../../nbs/10_store/10_database.ipynb #93ba6e3c
+def tidy(store: Store) -> None:
+    "What a database wants once a day; raises `StoreError`."
+    if store.engine.dialect.name != "sqlite":
+        return
+    connection = store.engine.raw_connection()  # without a transaction: a checkpoint wants none
+    try:
+        for pragma in ("optimize", "wal_checkpoint(PASSIVE)"):
+            connection.cursor().execute(f"PRAGMA {pragma}")
+    except sqlite3.Error as error:
+        raise StoreError(f"database {describe(store.url)}: {error}") from error
+    finally:
+        connection.close()
