@@ -6,7 +6,7 @@
 __all__ = ['Fraction', 'Positive', 'Count', 'Symbol', 'Timeframe', 'Number', 'Cron', 'CONFIRMATION', 'SCHEMES', 'PHASES',
            'Shares', 'MAX_PARTS', 'Job', 'Section', 'General', 'masked', 'database_kind', 'Database',
            'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers',
-           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'Decision', 'BotRisk', 'SubBot', 'NewsSentiment',
+           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'is_file', 'Decision', 'BotRisk', 'SubBot', 'NewsSentiment',
            'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest', 'Risk', 'Schedule',
            'Dashboard', 'Backup']
 
@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -332,11 +333,22 @@ class StrategyParams(Section):
         return self
 
 
+def is_file(strategy: str) -> bool:
+    "Whether a strategy is a function in a file, FILE.py:NAME or FILE.ipynb:NAME."
+    return Path(strategy.rpartition(":")[0]).suffix in (".py", ".ipynb")
+
+
+def _strategy(text: str) -> str:
+    if not is_file(text) and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", text):
+        raise ValueError('must be a name, or a function in a file like "ideas.ipynb:momentum"')
+    return text
+
+
 class Decision(Section):
     "Who decides, and which decisions count."
 
     source: Literal["strategy", "gemini", "ensemble", "recorded"] = "strategy"
-    strategy: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] = "ema_trend"
+    strategy: Annotated[str, AfterValidator(_strategy)] = "ema_trend"
     min_confidence: Fraction = 0.0  # below it a signal opens nothing
     max_signal_age_seconds: Count = 300  # an older one may close, never open
     allow_long: bool = True
@@ -580,6 +592,7 @@ class Backtest(Section):
     taker_fee_bps: Annotated[float | None, Field(gt=-100, lt=1000)] = None  # None: of the instrument
     maker_fee_bps: Annotated[float | None, Field(gt=-100, lt=1000)] = None
     leverage: Annotated[float, Field(ge=1, le=100)] = 5.0  # of the isolated margin; sets the liquidation price
+    stress: Annotated[float, Field(ge=0, le=20)] = 1.0  # times all fees, slippage and spread; a rebate never grows
 
 # %% ../../nbs/05_config/05_sections.ipynb #3bf32df9
 class Risk(Section):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREFIX', 'VenueKey', 'Secrets', 'read_secrets', 'Settings', 'find_bot', 'split_path', 'value_at', 'read_text',
-           'read_env', 'bot_names', 'parse', 'file_hash', 'load', 'template', 'write_template', 'with_changes',
-           'SubBot']
+           'read_env', 'bot_names', 'parse', 'file_hash', 'load', 'template', 'write_template', 'table_of',
+           'with_changes', 'SubBot']
 
 # %% ../../nbs/05_config/10_settings.ipynb #414e39b0
 import hashlib
@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, ValidationError, model_validator
@@ -46,6 +46,7 @@ from autotrader.config.sections import (
     SubBot,
     bot_id,
     database_kind,
+    is_file,
     masked,
 )
 from ..core.errors import ConfigError
@@ -375,9 +376,9 @@ def _dotted(steps: Sequence[str | int], bots: Sequence[tuple[str, str]]) -> str:
     return ".".join(parts)
 
 
-def _known_keys(steps: Sequence[str | int]) -> list[str]:
+def _known_keys(steps: Sequence[str | int], root: Any = None) -> list[str]:
     "Keys of the table at these steps; empty where any key goes."
-    kind: Any = Settings
+    kind = Settings if root is None else root
     for step in steps:
         kind = _inner(kind, step)
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
@@ -394,6 +395,7 @@ def _one_line(
     place: str,  # the file
     bots: Sequence[tuple[str, str]],
     sources: Mapping[tuple[str | int, ...], str],  # what came from the environment: steps → variable
+    root: Any = None,  # what was read; None: `Settings`
 ) -> str:
     "The first finding as place, key, value, bound, remedy; how many more there are."
     findings = sorted(
@@ -403,7 +405,7 @@ def _one_line(
     steps, value = finding["loc"], finding["input"]
     key = _dotted(steps, bots)
     if finding["type"] == "extra_forbidden":
-        text = f"{key}: {_unknown(str(steps[-1]), _known_keys(steps[:-1]))}"
+        text = f"{key}: {_unknown(str(steps[-1]), _known_keys(steps[:-1], root))}"
     elif (
         not isinstance(value, str | int | float)
         or finding["type"] == "missing"
@@ -584,6 +586,16 @@ def _bots_by_id(raw: dict[str, Any], bots: Sequence[tuple[str, str]]) -> None:
                 key if (place := places[key]) is None else bots[place][0]: share for key, share in shares.items()
             }
 
+# %% ../../nbs/05_config/10_settings.ipynb #821adcd3
+def _files_beside(raw: Mapping[str, Any], folder: Path) -> None:
+    "Spell the strategies that are files by their whole paths."
+    tables = raw.get("sub_bots")
+    for table in tables if isinstance(tables, list) else []:
+        decision = table.get("decision") if isinstance(table, dict) else None
+        meant = decision.get("strategy") if isinstance(decision, dict) else None
+        if isinstance(decision, dict) and isinstance(meant, str) and is_file(meant):
+            decision["strategy"] = str(folder / meant)
+
 # %% ../../nbs/05_config/10_settings.ipynb #16aeaf2c
 def parse(
     text: str,
@@ -600,6 +612,7 @@ def parse(
     bots = bot_names(raw)
     sources = _override(raw, env, bots)
     _bots_by_id(raw, bots)
+    _files_beside(raw, path.absolute().parent)
     try:
         settings = Settings.model_validate(_frozen(raw))
     except ValidationError as error:
@@ -697,6 +710,22 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         os.link(temporary, path)  # unlike a rename it never replaces
     finally:
         Path(temporary).unlink()
+
+# %% ../../nbs/05_config/10_settings.ipynb #b66d5c77
+_Table = TypeVar("_Table", bound=Section)
+
+
+def table_of(
+    kind: type[_Table],  # SubBot, Backtest, …
+    values: Mapping[str, Any],
+    *,
+    place: str,  # what the messages call it
+) -> _Table:
+    "One table of settings on its own; raises `ConfigError` in one line."
+    try:
+        return kind.model_validate({key: _frozen(value) for key, value in values.items()})
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, place=place, bots=(), sources={}, root=kind)) from None
 
 # %% ../../nbs/05_config/10_settings.ipynb #bd8ab83d
 def _read(text: str) -> Any:

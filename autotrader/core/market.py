@@ -164,7 +164,12 @@ def _extent(candles: Candles) -> str:
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
     "Return the candles when they can be traded on; raises `DataError` naming the first bar that cannot."
+    if not isinstance(candles, Candles):
+        raise DataError(f"candles must be Candles, was {type(candles).__name__}: at.load(...) gives them")
     where = f"{candles.venue} {candles.symbol} {candles.timeframe}"
+    columns = {name: getattr(candles, name) for name in ("open_ms", *COLUMNS)} | candles.extras
+    if wrong := [name for name, values in columns.items() if np.shape(values) != (len(candles),)]:
+        raise DataError(f"{where}: {', '.join(wrong)} must be a column of {len(candles)} values like open_ms")
     if not len(candles):
         raise DataError(f"{where}: no bars in this period; `autotrader data list` shows what there is")
     prices = np.stack([candles.open, candles.high, candles.low, candles.close])

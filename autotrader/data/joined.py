@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'Market',
-           'publishers', 'load_market', 'sources_of']
+           'in_force', 'publishers', 'load_market', 'sources_of']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from math import gcd
 
 import numpy as np
 import sqlalchemy as sa
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.clock import iso, timeframe_ms
 from ..core.errors import DataError
-from ..core.market import Candles, Floats, Instrument, check
+from ..core.market import Candles, Floats, Instrument, VenueRules, check
 from autotrader.data.instruments import (
     FUNDING_LAG_MS,
     INTEREST_INTERVAL_MS,
@@ -29,7 +31,7 @@ from .quality import report
 from .sample import eurusd
 from ..store import candles as candle_store
 from ..store.database import Store
-from ..store.series import load_funding, load_instrument, load_open_interest
+from ..store.series import load_changes, load_funding, load_instrument, load_open_interest
 from ..store.tables import OpenInterest
 
 # %% ../../nbs/20_data/40_joined.ipynb #4a857980
@@ -161,8 +163,11 @@ class Market:
 
     candles: Candles  # the bot's timeframe, with extras as known at each close
     fine: Candles | None  # shorter bars of the same period, for fills
-    instrument: Instrument
+    instrument: Instrument  # under the rules of the first bar
     funding: FundingEvents
+    changes: tuple[
+        VenueRules, ...
+    ] = ()  # rules that hold later, each from its `since_ms` on, in the instrument's tick and step
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -231,6 +236,47 @@ def _instrument(store: Store, candles: Candles) -> tuple[Instrument, tuple[str, 
     guessed, note = infer(candles)
     return guessed, (note,)
 
+# %% ../../nbs/20_data/40_joined.ipynb #d1617c06
+def _common(first: Decimal, second: Decimal) -> Decimal:
+    "The largest unit of which both are multiples."
+    places = max(0, *(-int(value.normalize().as_tuple().exponent) for value in (first, second)))
+    return Decimal(gcd(int(first.scaleb(places)), int(second.scaleb(places)))).scaleb(-places)
+
+
+def _changed(before: VenueRules, after: VenueRules) -> dict[str, tuple[str, str]]:
+    "Fields that differ, with both values in words."
+    pairs = {f.name: (getattr(before, f.name), getattr(after, f.name)) for f in fields(VenueRules)}
+    del pairs["since_ms"]
+    return {
+        name: (f"{old.normalize():f}", f"{new.normalize():f}") if isinstance(old, Decimal) else (str(old), str(new))
+        for name, (old, new) in pairs.items()
+        if old != new
+    }
+
+
+def in_force(
+    instrument: Instrument,  # under the rules at the start
+    changes: Iterable[VenueRules],  # stored later ones, oldest first
+) -> tuple[Instrument, tuple[VenueRules, ...], tuple[str, ...]]:  # both in one tick and step, and notes
+    "Leave out changes that change nothing, and bring all rules to the finest common tick and step."
+    kept, notes, now = [instrument.rules], [], instrument.rules
+    for rules in changes:
+        differing = _changed(now, rules)
+        if differing:
+            kept.append(rules)
+            told = ", ".join(f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in differing.items())
+            notes.append(f"{instrument.symbol}'s rules change within the period, at {iso(rules.since_ms)}: {told}")
+        now = rules
+    tick, step = kept[0].tick_size, kept[0].qty_step
+    for rules in kept:
+        tick, step = _common(tick, rules.tick_size), _common(step, rules.qty_step)
+    if any((rules.tick_size, rules.qty_step) != (tick, step) for rules in kept):
+        notes.append(
+            f"prices and quantities are rounded to {tick:f} and {step:f} throughout, the finest of these rules"
+        )
+    fitted = tuple(replace(rules, tick_size=tick, qty_step=step) for rules in kept)
+    return replace(instrument, rules=fitted[0]), fitted[1:], tuple(notes)
+
 # %% ../../nbs/20_data/40_joined.ipynb #cee757b8
 def publishers(store: Store, symbol: str) -> list[str]:
     "Whose open interest of a symbol is stored, by name."
@@ -273,11 +319,15 @@ def load_market(
             f"{venue} {symbol}: the period {iso(since_ms)} – {iso(until_ms)} is empty or reversed: --from must lie before --to"
         )
     candles = check(_stored(store, venue, symbol, timeframe, since_ms, until_ms))
+    first_ms, end_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
     instrument, about_rules = _instrument(store, candles)
+    instrument, changes, about_changes = in_force(instrument, load_changes(store, venue, symbol, first_ms, end_ms))
+    about_rules += about_changes
     fine_bars, about_fine = _fine(store, candles, fine)
     notes = (*candles.notes, *_period_notes(candles, since_ms, until_ms), *about_rules, *about_fine)
-    candles, funding = _with_sources(store, replace(candles, notes=notes), instrument, funding_lag_ms, interest_lag_ms)
-    return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding)
+    candles = replace(candles, notes=notes)
+    candles, funding = _with_sources(store, candles, instrument, changes, funding_lag_ms, interest_lag_ms)
+    return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac
 def sources_of(
@@ -302,15 +352,37 @@ def sources_of(
     return [*sources, interest] if interest else sources
 
 
+def _paid(store: Store, candles: Candles, rules: tuple[VenueRules, ...]) -> FundingEvents:
+    "Funding of the candles' period; what is expected follows the interval in force."
+    since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+    borders = [since_ms, *(later.since_ms for later in rules[1:]), until_ms]
+    longest_ms = max(each.funding_interval_ms for each in rules)
+    stored = load_funding(store, candles.venue, candles.symbol, since_ms - 3 * longest_ms, until_ms)
+    spans = [
+        funding_events(*stored, since_ms=begin, until_ms=end, interval_ms=each.funding_interval_ms)
+        for each, begin, end in zip(rules, borders[:-1], borders[1:], strict=True)
+        if each.funding_interval_ms
+    ]
+    return FundingEvents(
+        ts_ms=np.concatenate([span.ts_ms for span in spans]),
+        rate=np.concatenate([span.rate for span in spans]),
+        missing_ms=np.concatenate([span.missing_ms for span in spans]),
+    )
+
+
 def _with_sources(
-    store: Store, candles: Candles, instrument: Instrument, funding_lag_ms: int, interest_lag_ms: int
+    store: Store,
+    candles: Candles,
+    instrument: Instrument,
+    changes: tuple[VenueRules, ...],
+    funding_lag_ms: int,
+    interest_lag_ms: int,
 ) -> tuple[Candles, FundingEvents]:
-    interval_ms, none = instrument.rules.funding_interval_ms, np.empty(0, np.int64)
+    none, rules = np.empty(0, np.int64), (instrument.rules, *changes)
     since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
     funding = FundingEvents(ts_ms=none, rate=np.empty(0), missing_ms=none)
-    if interval_ms:
-        paid = load_funding(store, candles.venue, candles.symbol, since_ms - 3 * interval_ms, until_ms)
-        funding = funding_events(*paid, since_ms=since_ms, until_ms=until_ms, interval_ms=interval_ms)
+    if any(each.funding_interval_ms for each in rules):
+        funding = _paid(store, candles, rules)
         candles = replace(candles, notes=(*candles.notes, funding.note()))
     lags = {"funding_lag_ms": funding_lag_ms, "interest_lag_ms": interest_lag_ms}
     return join(candles, sources_of(store, instrument, since_ms=since_ms, until_ms=until_ms, **lags)), funding

@@ -50,7 +50,7 @@ def source_hash() -> str:
 numba.config.CACHE_DIR = str(cache_home() / source_hash())
 
 # %% ../../nbs/40_engine/00___init__.ipynb #12571265
-inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)
+inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, forceinline=True)
 
 
 def kernel(signature: Any) -> Any:

@@ -198,6 +198,8 @@ def _fee_e8(cost, rate, costs):
 
 @inner
 def _removed_cost(cost, part, whole):
+    if part == whole:
+        return cost
     size = abs(cost)
     share = (size // whole) * part + (size % whole) * part // whole
     return share if cost >= 0 else -share
@@ -621,6 +623,8 @@ def fund(venue, costs, mark, rate, ts_ms, out):
     "Charge or pay funding at `ts_ms`; returns how many events were written."
     if venue.qty == 0:
         return 0
+    if venue.mark_low > 0 and venue.open_ms < ts_ms <= venue.close_ms:
+        mark = min(max(mark, venue.mark_low), venue.mark_high)
     amount_e8 = -np.int64(np.floor(float(venue.qty * mark * costs.unit_e8) * rate + 0.5))
     venue.wallet_e8 += amount_e8
     venue.funding_e8 += amount_e8

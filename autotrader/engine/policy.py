@@ -173,7 +173,7 @@ def _cancel_entries(state, out, n):
 @inner
 def _share(cost, part, whole):
     "Floor of cost × part / whole without overflow; all non-negative, part ≤ whole."
-    return (cost // whole) * part + (cost % whole) * part // whole
+    return cost if part == whole else (cost // whole) * part + (cost % whole) * part // whole
 
 
 @inner

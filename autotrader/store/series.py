@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'RULES', 'save_funding', 'load_funding', 'save_open_interest', 'load_open_interest', 'save_instrument',
-           'load_instrument']
+           'load_instrument', 'load_changes']
 
 # %% ../../nbs/10_store/50_series.ipynb #df654955
 from collections.abc import Mapping
@@ -156,3 +156,19 @@ def load_instrument(
         )
     rules = VenueRules(**{name: getattr(row, name) for name in RULES})
     return Instrument(venue=row.venue, symbol=row.symbol, kind=row.kind, rules=rules)
+
+# %% ../../nbs/10_store/50_series.ipynb #c9d3f7e0
+def load_changes(
+    store: Store,
+    venue: str,
+    symbol: str,
+    since_ms: int,
+    until_ms: int,
+) -> tuple[VenueRules, ...]:
+    "Rules of an instrument that began to hold after `since_ms` and before `until_ms`, oldest first."
+    table = InstrumentRules
+    wanted = sa.select(table).where(table.venue == venue, table.symbol == symbol)
+    inside = wanted.where(table.since_ms > since_ms, table.since_ms < until_ms).order_by(table.since_ms)
+    with store.read() as connection:
+        rows = connection.execute(inside).all()
+    return tuple(VenueRules(**{name: getattr(row, name) for name in RULES}) for row in rows)

@@ -953,6 +953,8 @@ class Venue:
     def fund(self, mark: int, rate: float, ts_ms: int) -> list[Happening]:
         if self.held == 0:
             return []
+        if self.bar.mark_low and self.bar.open_ms < ts_ms <= self.bar.close_ms:
+            mark = sorted((self.bar.mark_low, mark, self.bar.mark_high))[1]
         amount_e8 = -nearest(float(self.held * mark * self.costs.unit_e8) * rate)
         self.wallet_e8 += amount_e8
         self.counts["funding_e8"] += amount_e8

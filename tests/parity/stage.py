@@ -68,6 +68,12 @@ def parts(bars: int = 1000) -> list[Part]:
     return cast
 
 
+def market_of(part: Part) -> tuple[Candles, Market]:
+    "The history and the market a part was made from."
+    market = _market(part.settings.timeframe, len(part.tape.open_ms))
+    return market.candles, market
+
+
 def dearer(part: Part) -> Part:
     "The same part with a taker fee that is one basis point higher."
     costs = part.costs.copy()
