@@ -370,7 +370,7 @@ def bots_of(store: Store, settings: Settings) -> list[BotRow]:
                 name=bot.name,
                 symbol=bot.symbol,
                 timeframe=bot.timeframe,
-                strategy=bot.decision.strategy,
+                strategy=bot.decision.strategy.rpartition(":")[2],
                 is_enabled=bot.enabled,
                 mode=Mode(state["mode"]).name if state else "",
                 pause=Pause(state["pause"]).name if state and state["pause"] else "",

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Reading', 'RSI_MIDDLE', 'TEMPLATES', 'Strategy', 'chosen', 'Template', 'EmaTrend', 'RsiReversion', 'DonchianBreakout',
-           'names', 'parameters', 'make', 'Own', 'own', 'decide', 'name_of', 'explain']
+           'names', 'parameters', 'make', 'Own', 'own', 'vary', 'decide', 'name_of', 'explain']
 
 # %% ../../nbs/55_strategy/40_templates.ipynb #23a859af
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from inspect import signature
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -229,23 +231,68 @@ def make(
 class Own:
     "A plain function as a strategy."
 
-    function: Callable[[Candles], Signals]
+    function: Callable[..., Signals]
     warmup: int
     name: str
+    params: Mapping[str, float] = field(default_factory=dict)  # its keyword arguments
+    bars: Callable[..., int] | int = 0  # the warm-up as it was given
 
     def signals(self, candles: Candles) -> Signals:
-        return self.function(candles)
+        return self.function(candles, **self.params)
 
 
 def own(
-    function: Callable[[Candles], Signals],  # the value at bar i uses bars up to i only
+    function: Callable[..., Signals],  # of candles; the value at bar i uses bars up to i only
     *,
-    warmup: int,  # bars at the start on which it has nothing to say
+    warmup: Callable[..., int] | int,  # bars at the start on which it has nothing to say
+    params: Mapping[str, float] = MappingProxyType({}),  # instead of the defaults of its keyword-only arguments
 ) -> Own:
-    "Wrap a function of candles as a strategy named after it; raises `ConfigError` unless `warmup` is a count of bars."
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise ConfigError(f"warmup must be a whole number of bars, 0 or more, was {warmup!r}")
-    return Own(function, warmup, getattr(function, "__name__", type(function).__name__))
+    "Wrap a function as a strategy named after it; raises `ConfigError` on a warm-up or a parameter that cannot be one."
+    name = getattr(function, "__name__", type(function).__name__)
+    settled = _settled(name, _keywords(function), params)
+    bars = warmup(**settled) if callable(warmup) else warmup
+    if isinstance(bars, bool) or not isinstance(bars, int) or bars < 0:
+        raise ConfigError(f"warmup must be a whole number of bars, 0 or more, was {bars!r}")
+    return Own(function, bars, name, settled, warmup)
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, float]:
+    "Keyword-only arguments with a number for a default."
+    arguments = signature(function).parameters.values()
+    return {
+        each.name: each.default
+        for each in arguments
+        if each.kind is each.KEYWORD_ONLY
+        and isinstance(each.default, (int, float))
+        and not isinstance(each.default, bool)
+    }
+
+# %% ../../nbs/55_strategy/40_templates.ipynb #694aee6f
+def _settled(name: str, defaults: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
+    "Every keyword with its value, whole where its default is."
+    for key, value in given.items():
+        if key not in defaults:
+            raise unknown(f"parameter of {name}", key, tuple(defaults) or ("none",))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+            raise ConfigError(f"{name}.{key} must be a number, was {value!r}")
+        if isinstance(defaults[key], int) and value != int(value):
+            raise ConfigError(f"{name}.{key} must be a whole number like its default {defaults[key]}, was {value:g}")
+    return {key: type(default)(given.get(key, default)) for key, default in defaults.items()}
+
+
+def vary(
+    strategy: Strategy,
+    params: Mapping[str, float],  # to change; the others stay
+) -> Strategy:
+    "The same strategy with other numbers; raises `ConfigError` on a name or a value it does not take."
+    if isinstance(strategy, Own):
+        return own(strategy.function, warmup=strategy.bars, params={**strategy.params, **params})
+    if isinstance(strategy, Template):
+        settle(strategy.name, _declared(type(strategy)), params)
+        return type(strategy)(**{**strategy.params, **params})
+    if params:
+        raise ConfigError(f"{name_of(strategy)} has no parameters to vary: write a function with keyword-only numbers")
+    return strategy
 
 # %% ../../nbs/55_strategy/40_templates.ipynb #66687b94
 def decide(

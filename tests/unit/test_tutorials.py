@@ -1,6 +1,9 @@
 """The tutorials run as a newcomer runs them: a fresh kernel, an empty folder, no connection."""
 
 import re
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,9 +11,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from autotrader.config.settings import load, write_template
+
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
-SECONDS = 60
+SECONDS = 120
 
 
 def shown(notebook: nbformat.NotebookNode) -> str:
@@ -19,10 +24,8 @@ def shown(notebook: nbformat.NotebookNode) -> str:
     return "\n".join(output.get("text", "") + "".join(output.get("data", {}).values()) for output in outputs)
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    notebook = nbformat.read(ROOT / "nbs" / "tutorials" / "10_first_backtest.ipynb", as_version=4)
-    folder = tmp_path_factory.mktemp("newcomer")
+def played_in(folder: Path, name: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(ROOT / "nbs" / "tutorials" / name, as_version=4)
     begin = time.monotonic()
     client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}})
     client.execute()
@@ -31,7 +34,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     return notebook
 
 
-def test_the_first_backtest_runs_in_a_minute_without_a_connection(played: nbformat.NotebookNode) -> None:
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    return played_in(tmp_path_factory.mktemp("newcomer"), "10_first_backtest.ipynb")
+
+
+@pytest.fixture(scope="module")
+def own_strategy(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    return played_in(tmp_path_factory.mktemp("researcher"), "20_your_own_strategy.ipynb")
+
+
+def test_the_first_backtest_runs_in_two_minutes_without_a_connection(played: nbformat.NotebookNode) -> None:
     assert played.metadata["seconds"] < SECONDS
 
 
@@ -39,13 +52,33 @@ def test_the_first_backtest_shows_verdicts_pictures_and_the_remedy(played: nbfor
     text = shown(played)
     assert len(re.findall(r"<b>\w+ on EURUSD (earned|lost) ", text)) == 4
     assert text.count("One backtest is one draw: nothing here says it is not luck.") == 4
-    assert text.count('<svg xmlns="http://www.w3.org/2000/svg" class="at-plot"') == 4
+    assert text.count('<svg xmlns="http://www.w3.org/2000/svg" class="at-plot"') == 8
     assert "did you mean" in text
 
 
-def test_the_first_backtest_is_quiet(played: nbformat.NotebookNode) -> None:
-    outputs = [output for cell in played.cells if cell.cell_type == "code" for output in cell.outputs]
+@pytest.mark.parametrize("tutorial", ["played", "own_strategy"])
+def test_a_tutorial_is_quiet(tutorial: str, request: pytest.FixtureRequest) -> None:
+    cells = request.getfixturevalue(tutorial).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+def test_an_idea_goes_the_whole_way_in_two_minutes(own_strategy: nbformat.NotebookNode) -> None:
+    text = shown(own_strategy)
+    assert own_strategy.metadata["seconds"] < SECONDS
+    assert "pullback(trend=200, low=35): clean" in text and "hindsight: looks ahead" in text
+    assert "Luck explains it" in text and "walk-forward efficiency" in text
+    assert not any("nan" in verdict for verdict in re.findall(r"<b>.*?</b>", text))
+
+
+def test_the_notebook_of_the_tutorial_can_be_handed_to_a_bot(tmp_path: Path) -> None:
+    write_template(tmp_path, kind="sample")
+    shutil.copy(ROOT / "nbs" / "tutorials" / "20_your_own_strategy.ipynb", tmp_path)
+    command = [str(Path(sys.executable).with_name("autotrader")), "strategy", "bot", "20_your_own_strategy.ipynb:mine"]
+    words = ["--symbol", "EURUSD", "--venue", "sample"]
+    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load(tmp_path / "config.toml", environ={}).sub_bots[-1].strategy_params.own == {"trend": 200, "low": 35.0}
 
 
 def test_a_figure_in_a_notebook_brings_its_scripts_along(played: nbformat.NotebookNode) -> None:
