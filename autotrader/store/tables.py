@@ -6,7 +6,7 @@
 __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'Money', 'UtcTime', 'Base', 'Trade', 'PortfolioHistory',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
            'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun',
-           'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook']
+           'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook', 'StudyRow', 'TrialRow', 'TrialCount']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -402,6 +402,62 @@ class PaperBook(Base):
     record: Mapped[bytes]  # one VENUE record
     details: Mapped[dict[str, Any]]  # what the venue knows beside it
     cursor: Mapped[dict[str, Any]]  # how far the driver had come
+    updated_ms: Mapped[int]
+
+# %% ../../nbs/10_store/20_tables.ipynb #43fb76d4
+class StudyRow(Base):
+    "One strategy on one stretch of data under one setting; its trials differ in their parameters."
+
+    __tablename__ = "studies"
+    __table_args__ = (Index(None, "venue", "symbol", "strategy"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    identity: Mapped[bytes] = mapped_column(unique=True)  # hash of all that follows, to `setting`
+    strategy: Mapped[str] = mapped_column(String)
+    venue: Mapped[str] = mapped_column(String)
+    symbol: Mapped[str] = mapped_column(String)
+    timeframe: Mapped[str] = mapped_column(String)
+    since_ms: Mapped[int]
+    until_ms: Mapped[int]
+    data: Mapped[str] = mapped_column(String)  # fingerprint of the candles
+    setting: Mapped[str] = mapped_column(String)  # hash of costs and whatever else all trials share
+    kind: Mapped[str] = mapped_column(String)  # who asked: backtest, sweep, walkforward, or several of them
+    trials: Mapped[int]
+    best_sharpe: Mapped[float | None]  # per day
+    created_ms: Mapped[int]
+    updated_ms: Mapped[int]
+
+
+class TrialRow(Base):
+    "One evaluated configuration."
+
+    __tablename__ = "trials"
+    study: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    key: Mapped[bytes] = mapped_column(primary_key=True)  # hash of the parameters
+    params: Mapped[dict[str, Any]]
+    sharpe: Mapped[float | None]  # per day; none where it cannot be known
+    days: Mapped[int] = mapped_column(Integer)
+    return_frac: Mapped[float | None]
+    max_drawdown: Mapped[float | None]  # fraction of the peak
+    trades: Mapped[int | None] = mapped_column(Integer)
+    sketch: Mapped[bytes]  # fingerprint of the daily returns; empty where there is no Sharpe ratio
+
+
+class TrialCount(Base):
+    "Running sums over all trials of one market."
+
+    __tablename__ = "trial_counts"
+    venue: Mapped[str] = mapped_column(String, primary_key=True)
+    symbol: Mapped[str] = mapped_column(String, primary_key=True)
+    trials: Mapped[int]
+    rated: Mapped[int]  # trials with a Sharpe ratio; the sums are over these
+    sharpe_sum: Mapped[float]
+    sharpe_squares: Mapped[float]
+    days_sum: Mapped[float]
+    days_squares: Mapped[float]
+    weighted_sum: Mapped[float]  # days × Sharpe ratio
+    weighted_squares: Mapped[float]  # days × its square
+    highs: Mapped[bytes]  # float32: the best of all trials in each random world
+    lows: Mapped[bytes]  # and the worst
     updated_ms: Mapped[int]
 
 # %% ../../nbs/10_store/20_tables.ipynb #b46aa2c3
