@@ -60,7 +60,16 @@ def test_a_picture_does_not_grow_with_its_points() -> None:
 def test_a_picture_stands_alone_and_its_title_is_only_text() -> None:
     picture = equity_svg(SINCE + DAY * np.arange(9), walk(9), title='<script>alert("&")</script>', unit="<b>")
     root = ET.fromstring(picture)
-    assert {element.tag.split("}")[1] for element in root.iter()} <= {"svg", "title", "style", "text", "path"}
+    assert {element.tag.split("}")[1] for element in root.iter()} <= {
+        "svg",
+        "title",
+        "desc",
+        "style",
+        "g",
+        "line",
+        "text",
+        "path",
+    }
     assert re.findall(r"url\(|@import|href|src=", picture) == []
     assert "prefers-color-scheme:dark" in picture
 
