@@ -15,13 +15,20 @@ __version__ = "0.1.0"
 # %% ../nbs/00___init__.ipynb #36709b3f
 _ROOMS = {
     "backtest": "desk.backtest",
+    "check": "strategy.check",
+    "compute": "features.indicators",
     "from_rules": "engine.signals",
     "load": "desk.backtest",
     "own": "strategy.templates",
+    "sweep": "desk.sweep",
+    "vary": "strategy.templates",
+    "walkforward": "desk.walkforward",
     "Candles": "core.market",
     "Instrument": "core.market",
     "Result": "desk.results",
     "Signals": "engine.signals",
+    "Sweep": "desk.sweep",
+    "WalkForward": "desk.walkforward",
     "VenueRules": "core.market",
 }
 

@@ -35,14 +35,16 @@ ToOption = Annotated[
 TradesOption = Annotated[Path | None, typer.Option("--trades", metavar="FILE", help="Write every fill as CSV.")]
 
 
-def _print(report: "Report", trades: Path | None, as_json: bool) -> None:
-    from autotrader.cli.trade import document, save_fills, text
+def _print(report: "Report", trades: Path | None, as_json: bool, *, page: Path | None = None) -> None:
+    from autotrader.cli.trade import save_fills, text
 
     if trades is not None:
         written = save_fills(report, trades)
-    answer(document(report), text(report), as_json=as_json)
+    answer(report.told | ({} if page is None else {"report": page}), text(report), as_json=as_json)
     if trades is not None and not as_json:
         typer.echo(f"\n{written:,} fills in {trades}")
+    if page is not None and not as_json:
+        typer.echo(f"\nReport: {page}")
 
 # %% ../../nbs/99_cli/80_commands.ipynb #d823e49a
 def backtest(
@@ -59,22 +61,36 @@ def backtest(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the bots, as in strategy_params.sl_ratio=2."),
     ] = None,
+    stress: Annotated[
+        float | None,
+        typer.Option("--stress", metavar="K", help="Fees and slippage K times as high, instead of [backtest] stress."),
+    ] = None,
     trades: TradesOption = None,
+    paged: Annotated[
+        bool, typer.Option("--report", help="Write an HTML report to reports/backtest/ beside config.toml.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     "Play bots, or a strategy, on stored data."
-    from autotrader.cli.trade import backtest, check_target, choose, period
+    from autotrader.cli.trade import backtest, check_reports, check_target, choose, dearer, period, save_report
+    from autotrader.core.clock import SystemClock
 
     settings = desk(config)
+    if stress is not None:
+        settings = dearer(settings, stress)
     if trades is not None:
         check_target(trades)
+    if paged:
+        check_reports(settings)
     market = {"venue": venue, "symbol": symbol, "timeframe": timeframe}
     wanted = [f"{name}={value}" for name, value in market.items() if value is not None] + (changes or [])
     chosen = choose(settings, bots or [], strategy=strategy, changes=wanted)
     with open_database(settings) as store:
         report = backtest(chosen, store, settings, *period(chosen, store, since, until))
-    _print(report, trades, as_json)
+    asked = {"bot": bots, "strategy": strategy, "from": since, "to": until, "set": wanted, "stress": stress}
+    page = save_report(report, settings, clock=SystemClock(), words=asked) if paged else None
+    _print(report, trades, as_json, page=page)
 
 # %% ../../nbs/99_cli/80_commands.ipynb #a38316ef
 def rehearse(

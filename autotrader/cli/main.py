@@ -19,6 +19,8 @@ from .data import data
 from .frame import ConfigOption, JsonOption, answer, desk
 from .jobs import job
 from .strategy import strategy
+from .sweep import sweep
+from .walkforward import walkforward
 from ..core.errors import AutotraderError, ConfigError, StoreError
 
 # %% ../../nbs/99_cli/90_main.ipynb #1a146b22
@@ -81,9 +83,10 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 # %% ../../nbs/99_cli/90_main.ipynb #7759cce1
-_TRADING = (commands.quickstart, commands.backtest, commands.rehearse, commands.run, dashboard, commands.up)
+_RESEARCH = (commands.backtest, sweep, walkforward, commands.rehearse)
+_TRADING = (commands.run, dashboard, commands.up)
 _LOOKING = (commands.status, commands.stop, commands.resume, commands.flatten, commands.explain)
-for command in (*_TRADING, *_LOOKING):
+for command in (commands.quickstart, *_RESEARCH, *_TRADING, *_LOOKING):
     app.command()(command)
 
 # %% ../../nbs/99_cli/90_main.ipynb #9b61d99a

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Floats
-from autotrader.validation.bootstrap import Interval, bootstrap_interval, stationary_rows
+from autotrader.validation.bootstrap import Interval, block_length, bootstrap_interval, stationary_rows
 
 
 def remembering(rng: np.random.Generator, size: int, memory: float = 0.6) -> Floats:
@@ -161,3 +161,51 @@ def test_data_without_a_number_are_refused_in_one_line() -> None:
             rng=rng,
             draws=100,
         )
+
+
+# what follows asks an outside library; it comes with the dev extra
+
+
+@pytest.mark.parametrize("rows", [30, 61, 250, 1_826])
+@pytest.mark.parametrize("memory", [-0.5, 0.0, 0.3, 0.9, 0.99])
+def test_the_length_of_a_block_is_that_of_arch(rows: int, memory: float) -> None:
+    library = pytest.importorskip("arch.bootstrap")
+    for seed in range(4):
+        returns = remembering(np.random.default_rng(seed), rows, memory)
+        theirs = float(library.optimal_block_length(returns)["stationary"].iloc[0])
+        assert block_length(returns) == pytest.approx(max(1.0, theirs), rel=1e-9)
+
+
+def test_the_interval_is_that_of_arch() -> None:
+    library = pytest.importorskip("arch.bootstrap")
+    returns = remembering(np.random.default_rng(2), 400) + 0.1
+    ours = bootstrap_interval(returns, mean_of, mean_block=12, rng=np.random.default_rng(3), draws=8_000, level=0.9)
+    theirs = library.StationaryBootstrap(12, returns, seed=np.random.default_rng(4))
+    low, high = theirs.conf_int(lambda drawn: drawn.mean(), reps=8_000, method="percentile", size=0.9)[:, 0]
+    spread = float(ours.drawn.std())
+    assert ours.low == pytest.approx(low, abs=0.08 * spread)
+    assert ours.high == pytest.approx(high, abs=0.08 * spread)
+
+
+def test_a_block_lengthens_with_the_memory_and_stays_inside_the_history() -> None:
+    rng = np.random.default_rng(1)
+    found = [block_length(remembering(rng, 1_000, memory)) for memory in (0.0, 0.5, 0.9)]
+    assert found == sorted(found) and found[0] < 8 < found[2]
+    for rows in (0, 1, 2, 19, 20, 25):
+        assert 1.0 <= block_length(rng.normal(size=rows)) <= max(rows, 1)
+    assert block_length(np.zeros(500)) == block_length(np.full(500, 0.1)) == 1.0
+
+
+def test_without_a_length_the_history_s_own_is_used() -> None:
+    returns = remembering(np.random.default_rng(9), 300)
+    pair = np.column_stack([np.random.default_rng(1).normal(size=300), returns])
+    for values, length in ((returns, block_length(returns)), (pair, block_length(returns))):
+        own = bootstrap_interval(values, mean_of, rng=np.random.default_rng(1), draws=100)
+        told = bootstrap_interval(values, mean_of, mean_block=length, rng=np.random.default_rng(1), draws=100)
+        np.testing.assert_array_equal(own.drawn, told.drawn)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=120))
+def test_any_history_has_a_block_it_can_be_drawn_in(values: list[float]) -> None:
+    found = bootstrap_interval(np.array(values), mean_of, rng=np.random.default_rng(1), draws=100)
+    assert found.low <= found.high

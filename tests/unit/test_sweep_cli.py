@@ -1,0 +1,194 @@
+"""`autotrader sweep` on the embedded sample: what it says, how it ends, and what is left of it after Ctrl-C and kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from autotrader.cli.main import main
+from autotrader.config import logs
+from autotrader.config.settings import load, write_template
+from autotrader.store.database import open_store
+from autotrader.validation.trials import counted
+
+SPAN = ("--from", "2017-06-01", "--to", "2017-08-01")
+SMALL = (
+    "--range",
+    "strategy_params.fast=5:20:5",
+    "--range",
+    "strategy_params.slow=15:55:20",
+    "--range",
+    "sl_ratio=1,2",
+)
+LARGE = ("--range", "fast=4:40:4", "--range", "slow=42:96:6", "--range", "sl_ratio=0.5:1.9:0.1")  # 1,500 combinations
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def run(folder: Path, *words: object) -> Ended:
+    "The command in a folder, without the two seconds that a new process needs."
+    out, err, before = StringIO(), StringIO(), sys.argv
+    sys.argv = ["autotrader", *map(str, words)]
+    try:
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        sys.argv = before
+        logs.shutdown()
+    return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    write_template(tmp_path, kind="sample")
+    settings = load(tmp_path / "config.toml")
+    open_store(settings.database_url, folder=tmp_path, create=True).close()
+    return tmp_path
+
+
+def trials(desk: Path) -> int:
+    settings = load(desk / "config.toml")
+    with open_store(settings.database_url, folder=desk) as store:
+        return counted(store, venue="sample", symbol="EURUSD").trials
+
+
+def test_a_sweep_for_scripts_holds_the_backtest_of_what_it_proposes(desk: Path) -> None:
+    told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--json").told
+    assert told["combinations"] == {"all": 24, "played": 20, "skipped": 4, "left": 0}
+    assert told["best"]["combination"] in told["plateau"]
+    assert told["set"] == [f"{key}={value:g}" for key, value in told["best"]["parameters"].items()]
+    changes = [word for change in told["set"] for word in ("--set", change)]
+    (alone,) = run(desk, "backtest", "--bot", "sub_bot_A", *SPAN, *changes, "--json").told["bots"]
+    for name, value in told["best"]["stats"].items():
+        assert alone[name] == value, name
+    assert trials(desk) == 20  # the backtest was one of them
+    assert told["luck"]["trials"] == 20
+    assert told["verdict"][0].startswith("Best plateau of 20 combinations: fast = ")
+
+
+def test_a_sweep_for_people_says_the_verdict_and_the_words_that_set_it(desk: Path) -> None:
+    ended = run(
+        desk, "sweep", "--strategy", "donchian_breakout", *SPAN, "--range", "channel=20:60:10", "--metric", "return"
+    )
+    assert ended.code == 0
+    assert not ended.err
+    lines = ended.out.splitlines()
+    assert lines[0] == "Sweep of donchian_breakout on sample EURUSD 1h, 2017-06-01 00:00 – 2017-08-01 00:00 UTC"
+    assert lines[2].startswith("Best plateau of 5 combinations: channel = ")
+    assert any(line.startswith("To set it: --set strategy_params.channel=") for line in lines)
+    assert any("new to the ledger" in line for line in lines)
+    assert max(map(len, lines[2:8])) <= 80
+
+
+def test_without_ranges_those_of_the_monthly_tuning_are_looked_through(desk: Path) -> None:
+    told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, "--json").told
+    assert list(told["ranges"]) == ["strategy_params.sl_ratio"]
+    assert told["ranges"]["strategy_params.sl_ratio"][:3] == [0.5, 0.6, 0.7]
+    ended = run(desk, "sweep", "--bot", "sub_bot_B", *SPAN)
+    assert ended.code == 2
+    assert "nothing is varied: add --range" in ended.err
+
+
+def test_a_report_is_one_file_with_the_heat_map_and_the_whole_backtest(desk: Path) -> None:
+    told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--report", "--json").told
+    page = Path(told["report"])
+    assert page.relative_to(desk).parts[:2] == ("reports", "sweep")
+    text = page.read_text()
+    assert text.index("<h1>") < text.index("Best plateau of 20 combinations") < text.index("What is proposed: fast = ")
+    assert text.count("<svg") > 3
+    for outside in ("http://", "https://", "<script src", "@import"):
+        assert outside not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bot", "sub_bot_A", "--range", "fast=1:9:1"), "ema_trend.fast must lie between 2 and 200, was 1"),
+        (("--bot", "sub_bot_A", "--range", "fast=9:1:1"), "--range fast: the end 1 lies below the start 9"),
+        (("--bot", "sub_bot_A", "--range", "fast"), "--range 'fast' is not KEY=START:END:STEP"),
+        (("--bot", "sub_bot_A", "--range", "fast=50,60", "--range", "slow=20,30"), "none of the 4 combinations can be"),
+        (("--bot", "sub_bot_A", "--range", "max_leverage=2:9:1"), "must not be above risk.max_leverage (5)"),
+        (("--bot", "sub_bot_A", "--range", "symbol=BTCUSDT"), "symbol says what is played, not how"),
+        (("--bot", "sub_bot_A", "--range", "fast=5,9", "--metric", "luck"), "metric 'luck' is unknown"),
+        (("--bot", "nobody", "--range", "fast=5,9"), "there is no bot 'nobody'"),
+        (("--range", "fast=5,9"), "a sweep varies one bot: name it with --bot"),
+        (("--bot", "sub_bot_A", "--strategy", "ema_trend", "--range", "fast=5,9"), "exclude each other"),
+        (("--bot", "sub_bot_A", "--range", "fast=5,9", "--from", "2030-01-01", "--to", "2030-02-01"), "no bars"),
+    ],
+)
+def test_wrong_input_ends_with_two_and_one_line(desk: Path, words: tuple[str, ...], told: str) -> None:
+    ended = run(desk, "sweep", *words)
+    assert ended.code == 2
+    assert told in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not ended.out
+    assert not (desk / "data" / "sweeps").exists()
+
+
+class Sweeping:
+    "The command in a process of its own."
+
+    def __init__(self, desk: Path) -> None:
+        words = [Path(sys.executable).with_name("autotrader"), "sweep", "--bot", "sub_bot_A", *SPAN, *LARGE, "--json"]
+        self.process = subprocess.Popen(words, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_for_a_page(self, desk: Path) -> None:
+        "Until something is kept."
+        until = time.monotonic() + 90
+        while not list((desk / "data").glob("sweeps/[!.]*.npz")):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def gone_on(desk: Path) -> Any:
+    "The same command again, to its end."
+    return run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *LARGE, "--json").told
+
+
+def test_ctrl_c_and_kill_lose_nothing_that_was_kept(desk: Path) -> None:
+    stopped = Sweeping(desk)
+    stopped.wait_for_a_page(desk)
+    os.kill(stopped.process.pid, signal.SIGINT)
+    out, err = stopped.process.communicate(timeout=60)
+    assert stopped.process.returncode == 1, err
+    first = json.loads(out)["combinations"]
+    assert 500 <= first["played"] == 1_500 - first["left"] < 1_500
+    assert trials(desk) == first["played"]
+    assert any("the same sweep again goes on from here" in line for line in json.loads(out)["verdict"])
+
+    (book,) = (desk / "data" / "sweeps").glob("[!.]*.npz")
+    before, killed = book.stat().st_mtime_ns, Sweeping(desk)
+    until = time.monotonic() + 90
+    while book.stat().st_mtime_ns == before:
+        assert killed.process.poll() is None, killed.process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    killed.process.kill()
+    killed.process.communicate()
+    assert first["played"] < trials(desk) < 1_500
+
+    told = gone_on(desk)
+    assert told["combinations"] == {"all": 1_500, "played": 1_500, "skipped": 0, "left": 0}
+    assert trials(desk) == 1_500
+    assert not list((desk / "data" / "sweeps").glob("[!.]*.npz"))
+    again = gone_on(desk)  # from the beginning, in one go
+    del told["verdict"], again["verdict"]  # the ledger's newcomers
+    assert told == again
