@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     sample = at.load("EURUSD", "1h", venue="sample")
     monkeypatch.setattr(at, "load", lambda *_args, **_keys: sample)
@@ -25,6 +26,7 @@ def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(code, names)
     assert names["result"].stats.trades > 0
     assert len(names["result"].fills) >= 2 * names["result"].stats.trades
+    assert (tmp_path / "mine.html").stat().st_size > 20_000
 
 
 def test_the_numbers_of_its_run_are_those_of_the_engine(tmp_path: Path) -> None:
@@ -38,4 +40,5 @@ def test_the_numbers_of_its_run_are_those_of_the_engine(tmp_path: Path) -> None:
             rows = [row.split() for row in re.findall(rf"^{bot.id}  +\d.*$", run, re.M)]
             assert len(rows) == 2
             for row in rows:
-                assert (row[1], row[2], row[7]) == (str(stats.trades), f"{stats.return_frac:.1%}", f"{stats.fees:.2f}")
+                told = str(stats.trades), f"{stats.return_frac:.1%}", f"{stats.sharpe:.2f}", f"{stats.fees:.2f}"
+                assert (row[1], row[2], row[4], row[7]) == told
