@@ -50,7 +50,7 @@ def _print(report: "Report", trades: Path | None, as_json: bool, *, page: Path |
 def backtest(
     bots: BotsOption = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", metavar="NAME", help="A strategy alone, instead of bots.")
+        str | None, typer.Option("--strategy", metavar="NAME", help="A strategy alone, or FILE.ipynb:NAME.")
     ] = None,
     venue: VenueOption = None,
     symbol: SymbolOption = None,
@@ -73,7 +73,7 @@ def backtest(
     as_json: JsonOption = False,
 ) -> None:
     "Play bots, or a strategy, on stored data."
-    from autotrader.cli.trade import backtest, check_reports, check_target, choose, dearer, period, save_report
+    from autotrader.cli.trade import backtest, check_target, choose, dearer, period, reports_folder, save_report
     from autotrader.core.clock import SystemClock
 
     settings = desk(config)
@@ -82,7 +82,7 @@ def backtest(
     if trades is not None:
         check_target(trades)
     if paged:
-        check_reports(settings)
+        reports_folder(settings, "backtest")
     market = {"venue": venue, "symbol": symbol, "timeframe": timeframe}
     wanted = [f"{name}={value}" for name, value in market.items() if value is not None] + (changes or [])
     chosen = choose(settings, bots or [], strategy=strategy, changes=wanted)
@@ -105,7 +105,7 @@ def rehearse(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Let bots live through stored data: journal, orders and all."
+    "Let bots live through stored data. Journal, orders and all come from it, in a database of their own."
     from autotrader.cli.trade import check_target, choose, period, rehearse
 
     settings = desk(config)
@@ -129,7 +129,7 @@ def quickstart(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "From an empty folder to bots that trade on paper."
+    "From an empty folder to bots on paper."
     from autotrader.cli.quickstart import configured, data_document, data_text, serving, supply, unreachable
     from autotrader.cli.trade import backtest, choose, document, period, rehearse, text
     from autotrader.cli.up import become, refuse_taken_port
@@ -207,7 +207,7 @@ def run(
     stay: Annotated[bool, typer.Option("--stay", hidden=True)] = False,
     config: ConfigOption = None,
 ) -> None:
-    "Trade on paper, at live prices or on a replay."
+    "Trade on paper, at live prices or a replay."
     from autotrader.cli.running import replay_plan, trade
 
     _replay_words(replay, since, until, speed, fresh)
@@ -227,7 +227,7 @@ def up(
     quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
     config: ConfigOption = None,
 ) -> None:
-    "Runner and dashboard in one terminal; Ctrl-C ends both."
+    "Runner and dashboard in one terminal. Ctrl-C ends both."
     from autotrader.cli.up import serve
 
     words = _replay_words(replay, since, until, speed, fresh)
@@ -319,7 +319,7 @@ def stop(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Open nothing new until `resume`; positions stay."
+    "Open nothing new until `resume`. Positions stay."
     _intervene("stop", bot, direct=direct, wait_s=wait_s, replay=replay, config=config, as_json=as_json)
 
 
@@ -331,7 +331,7 @@ def resume(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Trade again after a stop, a flatten or a pause."
+    "Trade again after a stop, flatten or pause."
     _intervene("resume", bot, direct=direct, wait_s=wait_s, replay=replay, config=config, as_json=as_json)
 
 
@@ -358,7 +358,7 @@ def explain(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Why an order was placed: the journal, stepped again up to it."
+    "Why an order was placed. The journal is stepped again up to it."
     from autotrader.cli.explain import explain, find_order, text
 
     store, row = find_order(desk(config), order, replay=replay)

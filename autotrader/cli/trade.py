@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['Naming', 'WIDTH', 'REPORT', 'choose', 'dearer', 'period', 'Report', 'backtest', 'document', 'wrapped', 'lines_up',
-           'text', 'rehearsal_file', 'rehearse', 'check_target', 'save_fills', 'check_reports', 'save_report']
+           'text', 'rehearsal_file', 'rehearse', 'check_target', 'save_fills', 'reports_folder', 'Leaf', 'keep_page',
+           'mark_of', 'save_report']
 
 # %% ../../nbs/99_cli/40_trade.ipynb #2576a4b0
 import csv
 import hashlib
 import os
-import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 from pydantic import ValidationError
-from tqdm import tqdm
 
 import autotrader
 from ..bots.execution import bot_tag, link_id
+from .show import plain
 from ..config.sections import Backtest, Decision, SubBot, bot_id
 from ..config.settings import Settings, find_bot, with_changes
 from ..core.clock import Clock, iso, parse_time, timeframe_ms
@@ -35,7 +34,9 @@ from ..core.errors import ConfigError, DataError
 from ..data.instruments import known
 from ..data.sample import eurusd
 from ..desk.backtest import backtest_bot, prepare
-from ..desk.report import page, write_page
+from ..desk.page import write_page
+from ..desk.progress import progress_bar
+from ..desk.report import page
 from ..desk.results import FILL_COLUMNS, Result, as_row, fill_rows
 from ..desk.told import bars_of, identity, luck_said, notes_of, together
 from ..engine.events import Done, Purpose
@@ -405,20 +406,6 @@ def rehearsal_file(settings: Settings) -> Path:
     return file
 
 
-@contextmanager
-def _progress(show: bool) -> Iterator[Callable[[int, int], None] | None]:
-    if not show:
-        yield None
-        return
-    with tqdm(desc="rehearsal", unit=" bars", leave=False, file=sys.stderr) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell
-
-
 def _hurried(store: Store) -> Store:
     "Let commits not wait for the disk: a rehearsal that breaks off is thrown away."
 
@@ -483,7 +470,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=file.parent) as folder:
         with open_store("sqlite:///new.db", folder=Path(folder), create=True) as opened:
             stage = _hurried(opened)
-            with _progress(progress) as tell:
+            with progress_bar(progress, what="rehearsal", unit="bars") as tell:
                 done = perform(parts, stage, risk=settings.risk, rough=rough, progress=tell).performances
             parity = {p.result.part.bot: _compare(stage, p) for p in done}
         _settle(Path(folder, "new.db"), file)
@@ -528,9 +515,9 @@ def save_fills(report: Report, path: Path) -> int:  # rows written
 REPORT = "report.html"
 
 
-def check_reports(settings: Settings) -> Path:
-    "The folder of reports, made where there is none; raises `ConfigError` where it cannot be written."
-    folder = settings.folder / "reports" / "backtest"
+def reports_folder(settings: Settings, kind: str) -> Path:
+    "The folder of reports of a kind, made where there is none; raises `ConfigError` where it cannot be written."
+    folder = settings.folder / "reports" / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -540,31 +527,67 @@ def check_reports(settings: Settings) -> Path:
     return folder
 
 
-def _manifest(report: Report, settings: Settings, page: str, made: str, words: Mapping[str, Any]) -> "Manifest":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    "A page to keep, with what its manifest says of it."
+
+    kind: str  # "backtest"
+    text: str
+    mark: str  # eight letters of its folder's name
+    made: str  # UTC stamp
+    words: Mapping[str, Any]  # what was asked for, by option
+    data: Sequence[Mapping[str, Any]]  # fingerprints of the bars
+    results: Mapping[str, Any]
+
+
+def _manifest(leaf: Leaf, settings: Settings) -> "Manifest":
     "What went in and what came out, in the form a job leaves."
     from autotrader.jobs.manifest import Manifest, revision
 
-    data = [{"bot": result.part.bot, **bars_of(result.part)} for result in report.results]
     config = hashlib.sha256(settings.path.read_bytes()).hexdigest() if settings.path.is_file() else ""
     return Manifest(
-        job=report.kind,
+        job=leaf.kind,
         id=0,  # of no job
         state="done",
         error=None,
-        parameters={name: value for name, value in words.items() if value},
-        started=made,
-        ended=made,
+        parameters={name: value for name, value in leaf.words.items() if value},
+        started=leaf.made,
+        ended=leaf.made,
         version=autotrader.__version__,
         revision=revision(),
         template="",
         config=config,
         peak_mb=0,
-        data=data,
-        results=report.told,
-        files={REPORT: hashlib.sha256(page.encode()).hexdigest()},
+        data=leaf.data,
+        results=plain(leaf.results),
+        files={REPORT: hashlib.sha256(leaf.text.encode()).hexdigest()},
     )
 
 # %% ../../nbs/99_cli/40_trade.ipynb #b9964c7d
+def keep_page(leaf: Leaf, settings: Settings) -> Path:
+    "Write a page and its manifest into a folder of their own, both or neither; raises `ConfigError` when they cannot be written."
+    from autotrader.jobs.manifest import write
+
+    folder = reports_folder(settings, leaf.kind)
+    place = folder / f"{leaf.made.replace('-', '').replace(':', '')}_{leaf.mark}"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as growing:
+            inside = Path(growing) / place.name
+            inside.mkdir()
+            write_page(inside / REPORT, leaf.text)
+            write(_manifest(leaf, settings), inside)
+            if not place.exists():
+                inside.rename(place)
+    except OSError as error:
+        raise ConfigError(f"--report: {place} cannot be written ({error.strerror}): choose another desk") from None
+    return place / REPORT
+
+
+def mark_of(text: str) -> str:
+    "Eight letters that are the same for the same text."
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def save_report(
     report: Report,
     settings: Settings,
@@ -573,20 +596,14 @@ def save_report(
     words: Mapping[str, Any] = MappingProxyType({}),  # what was asked for, by option
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
-    from autotrader.jobs.manifest import write
-
-    folder, made = check_reports(settings), iso(clock.now_ms() // 1000 * 1000)
-    mark = hashlib.sha256("".join(identity(r.part, r.run) for r in report.results).encode()).hexdigest()[:8]
-    place = folder / f"{made.replace('-', '').replace(':', '')}_{mark}"
-    text = page(report.results, made=made, kind=report.kind)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as growing:
-            inside = Path(growing) / place.name
-            inside.mkdir()
-            write_page(inside / REPORT, text)
-            write(_manifest(report, settings, text, made, words), inside)
-            if not place.exists():
-                inside.rename(place)
-    except OSError as error:
-        raise ConfigError(f"--report: {place} cannot be written ({error.strerror}): choose another desk") from None
-    return place / REPORT
+    made = iso(clock.now_ms() // 1000 * 1000)
+    leaf = Leaf(
+        kind=report.kind,
+        text=page(report.results, made=made, kind=report.kind),
+        mark=mark_of("".join(identity(r.part, r.run) for r in report.results)),
+        made=made,
+        words=words,
+        data=[{"bot": result.part.bot, **bars_of(result.part)} for result in report.results],
+        results=report.told,
+    )
+    return keep_page(leaf, settings)

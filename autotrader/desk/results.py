@@ -9,7 +9,6 @@ __all__ = ['FILL_COLUMNS', 'Played', 'Result', 'entry_rank', 'as_row', 'fill_row
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ import pandas as pd
 from ..core.clock import Clock, SystemClock, iso
 from ..core.errors import DataError, StoreError
 from ..core.market import Floats, from_e8
-from .report import page, write_page
+from .page import shown, write_page
+from .report import page
 from autotrader.desk.told import (
     coin_of,
     curve_of,
@@ -127,8 +127,8 @@ _FEWEST_TRIPS, _RANDOM_RUNS = 5, 39  # of which 38 must be beaten for a rank of 
 
 
 def entry_rank(part: Part, run: Run) -> float | None:
-    "Share of runs with random entries and equal exposure that it beats; None where it hardly traded, or the venue changed its rules on the way."
-    if len(round_trips(run)) < _FEWEST_TRIPS or part.eras:
+    "Share of runs with random entries and equal exposure that it beats; None where it hardly traded."
+    if len(round_trips(run)) < _FEWEST_TRIPS:
         return None
     from autotrader.validation.entries import random_entries
 
@@ -139,6 +139,7 @@ def entry_rank(part: Part, run: Run) -> float | None:
         params=part.params,
         costs=part.costs,
         wallet_e8=part.wallet_e8,
+        eras=part.eras,
         rng=np.random.default_rng(_SEED),
         runs=_RANDOM_RUNS,
     )
@@ -195,15 +196,10 @@ def _remarks(result: Result) -> list[str]:
 
 def _page(result: Result) -> str:
     "HTML of a result: verdict, picture, months, statistics, notes; every text escaped."
-    first, *rest = (escape(sentence) for sentence in result.verdict)
     statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in _remarks(result))
     picture = result.svg() if len(result.run.equity_e8) else ""
     months = months_svg(list(result.months.index), result.months.to_numpy()[:, :12], title="Months")
-    return (
-        f'<div style="max-width:760px"><p style="line-height:1.5"><b>{first}</b> {" ".join(rest)}</p>{picture}'
-        f'{months}{statistics}<ul style="opacity:.75;margin-top:12px">{remarks}</ul></div>'
-    )
+    return shown(result.verdict, picture, months, statistics, notes=_remarks(result))
 
 # %% ../../nbs/64_desk/10_results.ipynb #481f18ab
 def as_row(result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEW_TRIPS', 'ONE_DRAW', 'STRESS', 'coin_of', 'title_of', 'market_frac', 'stats_of', 'verdict', 'bars_said',
            'notes_of', 'trades_of', 'fills_of', 'sides_of', 'months_of', 'falls_of', 'curve_of', 'stress_of',
-           'worth_until', 'Outcome', 'luck_said', 'account_of', 'together', 'bars_of', 'identity', 'assumed']
+           'worth_until', 'Outcome', 'luck_said', 'account_of', 'together', 'bars_in', 'bars_of', 'identity', 'assumed']
 
 # %% ../../nbs/64_desk/05_told.ipynb #bf7d2773
 import hashlib
@@ -30,7 +30,7 @@ from autotrader.engine.metrics import (
     round_trips,
     sharpe_ratio,
 )
-from ..engine.simulate import Ints, Run
+from ..engine.simulate import Ints, Run, Tape
 from ..strategy.bots import MAX_STRESS, Part, simulate, stressed
 
 if TYPE_CHECKING:
@@ -309,9 +309,9 @@ def together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 # %% ../../nbs/64_desk/05_told.ipynb #cb421d1d
-def bars_of(part: Part) -> dict[str, Any]:
-    "Series, span and SHA-256 of the bars and the funding a run was given."
-    tape, digest = part.tape, hashlib.sha256()
+def bars_in(tape: Tape) -> dict[str, Any]:
+    "Span and SHA-256 of bars and their funding."
+    digest = hashlib.sha256()
     for name in tape._fields[1:]:
         digest.update(name.encode() + np.ascontiguousarray(getattr(tape, name)).data)
     return {
@@ -322,6 +322,11 @@ def bars_of(part: Part) -> dict[str, Any]:
         "funding": len(tape.funding_ms),
         "sha256": digest.hexdigest(),
     }
+
+
+def bars_of(part: Part) -> dict[str, Any]:
+    "Span and SHA-256 of the bars and the funding a run was given."
+    return bars_in(part.tape)
 
 
 def identity(part: Part, run: Run) -> str:

@@ -449,6 +449,13 @@ def _words_of_trips(stats: Stats, coin: str) -> list[tuple[str, str]]:
     ]
 
 
+_MOST_COSTS = 10.0  # times the profit before them; beyond, that profit is next to nothing
+
+
+def _telling(costs_frac: float | None) -> float | None:
+    return None if costs_frac is None or abs(costs_frac) > _MOST_COSTS else costs_frac
+
+
 def _words_of_costs(stats: Stats, coin: str) -> list[tuple[str, str]]:
     return [
         ("Costs", ""),
@@ -456,7 +463,7 @@ def _words_of_costs(stats: Stats, coin: str) -> list[tuple[str, str]]:
         ("fees paid", _number(stats.fees, coin)),
         ("slippage paid, within the prices", _number(stats.slippage, coin)),
         ("funding received" if stats.funding > 0 else "funding paid", _number(abs(stats.funding), coin)),
-        ("costs, of the profit before them", _number(stats.costs_frac, "%", 1)),
+        ("costs, of the profit before them", _number(_telling(stats.costs_frac), "%", 1)),
         ("fees and slippage, of value traded", _number(stats.costs_bps, "bps", 1)),
         ("turnover a year, of mean equity", _number(stats.turnover, "×", 1)),
     ]

@@ -6,6 +6,7 @@
 __all__ = ['curve_of', 'equity_svg', 'equity_figure', 'quiet', 'framed', 'Ints', 'kept', 'drawdowns']
 
 # %% ../../nbs/62_plots/10_results.ipynb #2f464059
+import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -178,10 +179,13 @@ def quiet(figure: Any) -> None:
     figure.toolbar.logo = None
 
 
+_FETCHED = re.compile(r'^<script src="[^"\n]*"></script>$', re.M)  # Panel, once imported, adds one to every page
+
+
 def framed(figure: "LayoutDOM", *, height: int = 450) -> str:
     "HTML that shows a figure in any notebook or page: the scripts come along, in a frame of their own."
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    page = file_html(figure, INLINE, title="autotrader")
+    page = _FETCHED.sub("", file_html(figure, INLINE, title="autotrader"))
     return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:{height}px;border:0"></iframe>'

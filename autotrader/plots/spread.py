@@ -6,6 +6,8 @@
 __all__ = ['spread_svg', 'excursions_svg', 'underwater_svg', 'windows_svg']
 
 # %% ../../nbs/62_plots/40_spread.ipynb #33685c62
+from itertools import pairwise
+
 import numpy as np
 
 from ..core.errors import DataError
@@ -300,17 +302,25 @@ def _earned(stamps: Ints, values: Floats, borders: Ints) -> Floats:
     return np.where(np.diff(last) > 0, ends[1:] / ends[:-1] - 1.0, np.nan)
 
 
+_APART = 4.0  # px between two of them
+
+
+def _has_room(said: dict[int, str], at: Floats, width: float) -> bool:
+    "Whether words in the middle of their windows keep apart in a picture so wide."
+    middle = (at[:-1] + at[1:]) / 2 / SCALE * width
+    reach = {k: 3.5 * len(text) for k, text in said.items()}
+    kept_apart = (middle[b] - middle[a] >= reach[a] + reach[b] + _APART for a, b in pairwise(said))
+    return all(kept_apart) and all((at[k + 1] - at[k]) / SCALE * width >= 2 * reach[k] for k in said)
+
+
 def _window_words(earned: Floats, at: Floats, y: float, width: int) -> list[str]:
-    "What each window earned, where it fits."
-    said = []
-    for fraction, left, right in zip(earned, at[:-1], at[1:], strict=True):
-        if np.isnan(fraction):
-            continue
-        text = written(100 * fraction, 1, signed=True)
-        wide, narrow = ((right - left) / SCALE * room >= 7.0 * len(text) for room in room_of(width))
-        css = "at-up" if fraction > 0 else "at-down"
-        if wide:
-            said.append(
-                f'<text class="{css}{"" if narrow else " at-wide"}" x="{(left + right) / 2 / SCALE:.2%}" y="{y:.1f}" text-anchor="middle">{text}</text>'
-            )
-    return said
+    "What each window earned: all of them, or none where two would touch."
+    said = {k: written(100 * each, 1, signed=True) for k, each in enumerate(earned.tolist()) if not np.isnan(each)}
+    wide, narrow = (_has_room(said, at, room) for room in room_of(width))
+    if not wide:
+        return []
+    middle, aside = (at[:-1] + at[1:]) / 2 / SCALE, "" if narrow else " at-wide"
+    return [
+        f'<text class="{"at-up" if earned[k] > 0 else "at-down"}{aside}" x="{middle[k]:.2%}" y="{y:.1f}" text-anchor="middle">{text}</text>'
+        for k, text in said.items()
+    ]

@@ -8,7 +8,7 @@ __all__ = ['ReplayPlan', 'replay_file', 'script_of', 'Pace', 'play_one', 'Replay
 # %% ../../nbs/90_runner/40_replay.ipynb #e43396b5
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from ..bots.subbot import learn
 from ..config.settings import Settings
 from ..core.clock import SimulatedClock
 from ..core.errors import ConfigError
 from .floor import Floor, Seat, attempt, stored_book, take_seat
 from .schedule import Task
-from .stage import Actor, ReplayFeed, Stage, count, in_step, live_through, snapshot, speak, turn_over
+from autotrader.runner.stage import (
+    Actor,
+    ReplayFeed,
+    Stage,
+    change_rules,
+    count,
+    in_step,
+    live_through,
+    snapshot,
+    speak,
+    turn_over,
+)
 from ..strategy.bots import Part
 
 # %% ../../nbs/90_runner/40_replay.ipynb #b83cf1d5
@@ -56,34 +68,59 @@ def script_of(part: Part) -> str:
     digest = hashlib.sha256(f"{part.bot} {part.instrument} {part.wallet_e8}".encode())
     for column in (*columns, *said):
         digest.update(np.ascontiguousarray(column).tobytes())
+    for era in part.eras:
+        digest.update(f"{era.since_ms} {era.instrument}".encode() + era.params.tobytes() + era.costs.tobytes())
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/90_runner/40_replay.ipynb #d3c545d7
-def _cast(floor: Floor, part: Part) -> tuple[Actor, Seat]:
-    "Seat a bot and put it where it was; raises `ConfigError` on another script than that of the database."
-    row, script = stored_book(floor.store, part.bot), script_of(part)
-    cursor: dict[str, Any] = row["cursor"] if row is not None else {"at": 0, "stage": 0, "mark": 0, "script": script}
+_BEGINNING = {"at": 0, "stage": 0, "mark": 0, "eras": 0}
+
+
+def _place(floor: Floor, part: Part, script: str) -> dict[str, Any]:
+    "Where a bot was; raises `ConfigError` on another script than that of the database."
+    row = stored_book(floor.store, part.bot)
+    cursor: dict[str, Any] = _BEGINNING | (row["cursor"] if row is not None else {"script": script})
     if cursor["script"] != script:
         raise ConfigError(
             f"{part.bot} has another replay in this database: --fresh sets that one aside and begins anew"
         )
-    feed, stage = ReplayFeed(part.tape), Stage(cursor["stage"])
-    feed.at = cursor["at"]
-    bar = feed.peek()
-    started_ms = _span(part)[1] if bar is None else bar.open_ms if stage is Stage.PLAY else bar.close_ms
-    clock = SimulatedClock(started_ms)
-    place: dict[str, Any] = {}
+    return cursor
+
+
+def _clock(part: Part, played: int) -> SimulatedClock:
+    opens = part.tape.open_ms
+    return SimulatedClock(int(opens[played - 1]) + part.tape.bar_ms if played else int(opens[0]))
+
+
+def _seat(floor: Floor, part: Part, clock: SimulatedClock, *, eras: int, cursor: Callable[[], dict[str, Any]]) -> Seat:
+    "Seat a bot under the rules after so many of its eras have begun; it learns what later ones will ask for."
+    rules = part.eras[eras - 1] if eras else part
     seat = take_seat(
         floor,
         part.bot,
-        instrument=part.instrument,
-        params=part.params,
-        costs=part.costs,
+        instrument=rules.instrument,
+        params=rules.params,
+        costs=rules.costs,
         wallet_e8=part.wallet_e8,
         clock=clock,
-        cursor=lambda: _place_of(place["actor"], script) if place else cursor,
+        cursor=cursor,
     )
-    place["actor"] = actor = Actor(
+    for era in part.eras:
+        if int(era.params["id"][0]) not in seat.bot.params:
+            learn(seat.bot, era.params)
+    return seat
+
+# %% ../../nbs/90_runner/40_replay.ipynb #72a77c4b
+def _cast(floor: Floor, part: Part) -> tuple[Actor, Seat]:
+    "Seat a bot and put it where it was; raises `ConfigError` on another script than that of the database."
+    script = script_of(part)
+    cursor = _place(floor, part, script)
+    stage, feed = Stage(cursor["stage"]), ReplayFeed(part.tape)
+    feed.at = cursor["at"]
+    clock = _clock(part, feed.at + (stage is not Stage.PLAY))
+    cast: list[Actor] = []
+    seat = _seat(floor, part, clock, eras=cursor["eras"], cursor=lambda: _place_of(cast[0], script) if cast else cursor)
+    actor = Actor(
         part=part,
         bot=seat.bot,
         exchange=seat.paper,
@@ -92,7 +129,9 @@ def _cast(floor: Floor, part: Part) -> tuple[Actor, Seat]:
         equity_e8=np.zeros(len(part.tape.open_ms), np.int64),
         stage=stage,
         mark=cursor["mark"],
+        eras=cursor["eras"],
     )
+    cast.append(actor)
     seat.mark = actor.mark
     return actor, seat
 
@@ -105,7 +144,7 @@ def _place_of(actor: Actor, script: str) -> dict[str, Any]:
     "Where an actor is, as it is stored."
     since_ms, until_ms = _span(actor.part)
     where = {"at": actor.feed.at, "bars": len(actor.part.tape.open_ms), "stage": int(actor.stage), "mark": actor.mark}
-    return {**where, "script": script, "since_ms": since_ms, "until_ms": until_ms}
+    return {**where, "eras": actor.eras, "script": script, "since_ms": since_ms, "until_ms": until_ms}
 
 # %% ../../nbs/90_runner/40_replay.ipynb #db9118d1
 _LATE_S = 1.0  # further behind than this, the replay's time waits
@@ -138,7 +177,7 @@ def _begin_ms(actors: Sequence[Actor]) -> int:
 def play_one(floor: Floor, actor: Actor, seat: Seat) -> bool:
     "Let a bot live through its bar; returns whether one of its own timeframe ended. What is left of the bar after a failure is lost to it."
     at, own = actor.feed.at, actor.part.tape.bot_bar
-    if attempt(floor, seat, partial(live_through, actor)):
+    if attempt(floor, seat, partial(change_rules, actor)) and attempt(floor, seat, partial(live_through, actor)):
         attempt(floor, seat, partial(speak, actor), is_vital=False)
         attempt(floor, seat, partial(count, actor))
     seat.mark = actor.mark

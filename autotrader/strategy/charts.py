@@ -7,6 +7,7 @@ __all__ = ['replay', 'open_chart']
 
 # %% ../../nbs/55_strategy/50_charts.ipynb #f7121ab0
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -140,6 +141,9 @@ def _told(name: str, candles: Candles, *, cash: float, commission: float, spread
     )
 
 
+_FETCHED = re.compile(r'^<script src="[^"\n]*"></script>$', re.M)  # Panel, once imported, adds one to every page
+
+
 def open_chart(
     strategy: Strategy | str,  # or the name of a template
     candles: Candles,
@@ -165,7 +169,8 @@ def open_chart(
         formatter.use_scientific = False  # 120000, not 1.200e+5
     page = column(Div(text=escape(told), sizing_mode="stretch_width"), chart, sizing_mode="stretch_width")
     target = Path(path or f"{name}_{candles.symbol}_{candles.timeframe}.html").resolve()
-    target.write_text(file_html(page, INLINE, title=f"{name} on {candles.symbol}"), encoding="utf-8")
+    whole = _FETCHED.sub("", file_html(page, INLINE, title=f"{name} on {candles.symbol}"))
+    target.write_text(whole, encoding="utf-8")
     if open_browser:
         import webbrowser
 

@@ -6,8 +6,9 @@
 __all__ = ['OUT_OF_REACH', 'Spans', 'held_spans', 'shuffled', 'Entries', 'random_entries']
 
 # %% ../../nbs/45_validation/55_entries.ipynb #3433e8bd
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from ..core.market import Floats
 from ..engine.events import Sizing
 from ..engine.metrics import daily_returns, days_per_year, sharpe_ratio
 from ..engine.signals import Signals
-from ..engine.simulate import Ints, Run, Tape, run
+from ..engine.simulate import Era, Ints, Run, Tape, run
 
 # %% ../../nbs/45_validation/55_entries.ipynb #da5f2853
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,7 +64,7 @@ def shuffled(
     bars: int,  # of the bot's timeframe
     rng: np.random.Generator,
 ) -> Signals:
-    "Signals of the same trips in another order at other times, none overlapping."
+    "Signals of the same trips in another order at other times, none overlapping; where not even single bars fit, the last trips are left out."
     order = rng.permutation(len(spans))
     side, held = spans.side[order], _fitted(spans.held[order], bars - first)
     slack = max(bars - first - int(held.sum()) - len(held), 0)
@@ -123,6 +124,7 @@ def random_entries(
     params: np.ndarray,  # (1,) PARAMS it was played with
     costs: np.ndarray,  # (1,) COSTS likewise
     wallet_e8: int,  # money at the start
+    eras: Sequence[Era] = (),  # what held later, likewise
     rng: np.random.Generator,
     runs: int = 199,  # 19 or more
     threads: int = 2,
@@ -135,12 +137,15 @@ def random_entries(
         raise ConfigError(f"runs must be a whole number, 19 or more, was {runs!r}")
     if not len(spans := held_spans(played, tape)):
         return None
-    bars, known, free = len(atr), np.flatnonzero(np.isfinite(atr)), _without_brakes(params)
+    bars, known = len(atr), np.flatnonzero(np.isfinite(atr))
     first = min(int(known[0]) if len(known) else 0, int(spans.entered.min()))
+    free = _without_brakes(params)
+    later = [replace(era, params=_without_brakes(era.params)) for era in eras]
 
     def one(rng: np.random.Generator) -> float:
         signals = shuffled(spans, first=first, bars=bars, rng=rng)
-        return _sharpe(run(tape, signals, atr, params=free, costs=costs, wallet_e8=wallet_e8, curve=False), wallet_e8)
+        of = run(tape, signals, atr, params=free, costs=costs, wallet_e8=wallet_e8, eras=later, curve=False)
+        return _sharpe(of, wallet_e8)
 
     with ThreadPoolExecutor(threads) as pool:
         random = np.array(list(pool.map(one, rng.spawn(runs))))

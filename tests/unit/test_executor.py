@@ -310,7 +310,9 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 # breaking off
 
 CHILD = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
 from autotrader.core.executor import open_executor
 from tests.unit.test_executor import marked
 

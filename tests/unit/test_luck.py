@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import Floats
-from autotrader.validation.luck import FEWEST_DAYS, LUCK, MORE, SHORT, Luck, chance_per_day, in_words, judge
+from autotrader.validation.luck import FEWEST_DAYS, LOST, LUCK, MORE, SHORT, Luck, chance_per_day, in_words, judge
 from autotrader.validation.overfit import (
     deflated_sharpe,
     expected_max,
@@ -197,7 +197,7 @@ def test_a_plateau_of_good_trials_is_not_called_luck() -> None:
     daily = returns(np.random.default_rng(14), 2.0)[0]
     luck = verdict(daily, trials=9, independent=2.0, pbo=0.6)
     assert luck.is_past
-    assert in_words(luck)[-1].endswith("in 60% of cases: choosing it did not help.")
+    assert in_words(luck)[-1].endswith("in 40% of cases: ranks do not last.")
 
 
 def test_one_lucky_day_tells_nothing() -> None:
@@ -216,7 +216,7 @@ def test_a_lost_account_is_lost_whatever_came_before() -> None:
     daily = np.r_[np.full(900, 0.02) + returns(np.random.default_rng(15), 0.0, 900)[0], -1.0, np.full(40, np.nan)]
     luck = verdict(daily)
     assert luck.is_ruined and not luck.is_past
-    assert in_words(luck) == [f"{LUCK}: the account was lost on the way."]
+    assert in_words(luck) == [f"{LOST}: the account was lost on the way."]
 
 
 # any backtest there can be
@@ -235,7 +235,9 @@ def test_every_backtest_has_a_verdict(
     luck = verdict(np.array(days), trials=trials, pbo=pbo, entry_rank=entry_rank, sharpe_std_per_day=0.1)
     said = in_words(luck)
     assert said[0].startswith(MORE) == luck.is_past
-    assert said[0].startswith((MORE, LUCK, SHORT))
+    assert said[0].startswith((MORE, LUCK, LOST, SHORT))
+    has_lost = luck.is_ruined or (luck.days_moved >= FEWEST_DAYS and (luck.sharpe_annual or 1.0) < 0.0)
+    assert said[0].startswith(LOST) or not has_lost
     assert all(sentence.endswith(".") and "nan" not in sentence and "inf" not in sentence for sentence in said)
     assert not luck.is_past or luck.days_moved >= FEWEST_DAYS
     for share in (luck.psr, luck.dsr):
@@ -263,10 +265,41 @@ def test_the_verdict_says_what_it_was_held_against() -> None:
     assert in_words(better)[0].startswith(f"{MORE}: the best of 37 trials (about 12 independent) without skill would")
 
 
-def test_a_loser_needs_no_length() -> None:
+def test_a_loser_needs_no_luck_and_no_length() -> None:
     luck = verdict(returns(np.random.default_rng(17), -1.0)[0], trials=5)
+    assert luck.sharpe_annual is not None and luck.luckiest_sharpe_annual is not None
+    assert in_words(luck)[0] == (
+        f"{LOST}: it lost; its Sharpe ratio is −{-luck.sharpe_annual:.2f}, "
+        f"and the best of 5 trials without skill would reach {luck.luckiest_sharpe_annual:.2f}."
+    )
     assert not isfinite(luck.min_track_days) and not isfinite(luck.min_backtest_years)
     assert "No length of such a record would show an edge: its Sharpe ratio is not above 0." in in_words(luck)
+
+
+@pytest.mark.parametrize("sharpe", [-1e-9, 0.0, 1e-9])
+def test_what_did_not_gain_on_the_mean_day_lost(sharpe: float) -> None:
+    "A mean day of zero, compounded, is a loss."
+    daily = returns(np.random.default_rng(18), 0.0)[0]
+    daily = daily - daily.mean() + daily.std() * sharpe
+    luck = verdict(daily)
+    assert luck.sharpe_annual is not None
+    assert in_words(luck)[0].startswith(LOST) == (luck.sharpe_annual <= 0.0)
+    assert luck.sharpe_annual > 0.0 or np.prod(1.0 + daily) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("sharpe", "pbo", "told"),
+    [
+        (1.0, 0.0, "99.9% of cases: ranks last."),
+        (1.0, 0.4, "60% of cases: ranks last."),
+        (1.0, 0.41, "59% of cases: ranks do not last."),
+        (-1.0, 0.32, "68% of cases: ranks last, and still this one lost."),
+        (-1.0, 0.7, "30% of cases: ranks do not last."),
+    ],
+)
+def test_ranks_that_last_are_not_called_a_gain(sharpe: float, pbo: float, told: str) -> None:
+    said = in_words(verdict(returns(np.random.default_rng(19), sharpe)[0], trials=24, pbo=pbo))
+    assert said[-1].endswith(told) and "helped" not in " ".join(said)
 
 
 @pytest.mark.parametrize(

@@ -455,6 +455,16 @@ def test_no_number_is_kept_from_the_reader() -> None:
         assert in_words(other) != in_words(stats), field.name
 
 
+@pytest.mark.parametrize(
+    ("costs_frac", "told"),
+    [(None, "–"), (0.25, "25.0 %"), (10.0, "1,000.0 %"), (95.667, "–"), (-0.5, "−50.0 %"), (-95.667, "–")],
+)
+def test_costs_are_no_multiple_of_a_profit_that_is_next_to_nothing(costs_frac: float | None, told: str) -> None:
+    tape = walk(2, 2_000)
+    words = dict(in_words(replace(stats_of(traded(tape, 2), tape), costs_frac=costs_frac)))
+    assert words["costs, of the profit before them"] == told
+
+
 def test_words_say_their_unit_and_nothing_comes_out_as_markup() -> None:
     tape = walk(2, 2_000)
     rows = in_words(stats_of(traded(tape, 2), tape), "<b>")

@@ -304,6 +304,14 @@ def test_windows_compound_to_the_whole() -> None:
     np.testing.assert_allclose(told, 100 * parts, atol=0.051)
 
 
+@pytest.mark.parametrize(("windows", "shown"), [(6, 6), (12, 12), (24, 0), (60, 0)])
+def test_the_windows_tell_what_they_earned_all_of_them_or_none(windows: int, shown: int) -> None:
+    when, money = stamps(5_000), equity(5_000)
+    borders = np.linspace(when[0], when[-1], windows + 1).astype(np.int64)
+    picture = windows_svg(when, money, borders, title="", unit="USDT")
+    assert len(re.findall(r'<text class="at-(?:up|down)', picture)) == shown
+
+
 @pytest.mark.parametrize("minutes", [30, 8_760, YEAR])
 def test_a_figure_of_trades_stays_light_and_grows_finer(minutes: int) -> None:
     market = bars(minutes)

@@ -4,6 +4,7 @@ import pickle
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from autotrader.config.sections import Backtest, SubBot
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
+from autotrader.data.instruments import known
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest, backtest_bot
 from autotrader.desk.ledger import Ledger
@@ -37,7 +39,9 @@ from autotrader.engine.metrics import daily_returns
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.engine.simulate import Run
 from autotrader.search.grid import as_ranges
+from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
+from autotrader.store.series import save_instrument
 from autotrader.strategy.templates import DonchianBreakout, EmaTrend, own
 from autotrader.validation.trials import counted
 
@@ -150,6 +154,35 @@ def test_a_configured_bot_sees_the_history_before_its_period(store: Store) -> No
         )  # fmt: skip
         alone = backtest_bot(changed, store, Backtest(), **span)
         assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True)
+
+
+def test_a_change_of_the_venues_rules_reaches_every_combination(store: Store) -> None:
+    "Later sizes, leverage and fees are those of the combination, not of the first one."
+    btc, n, begin_ms = known("bybit", "BTCUSDT"), 600, parse_time("2024-01-01")
+    assert btc is not None
+    close = (100_000 + 5_000 * np.sin(np.arange(n) / 7)).round(1)
+    opens = np.r_[close[0], close[:-1]]
+    bars = Candles(
+        venue="bybit", symbol="BTCUSDT", timeframe="1h", open_ms=begin_ms + np.arange(n, dtype=np.int64) * 60 * MINUTE, open=opens,
+        high=np.maximum(opens, close) + 50, low=np.minimum(opens, close) - 50, close=close, volume=np.full(n, 1_000.0),
+    )  # fmt: skip
+    save(store, bars)
+    dearer = replace(btc.rules, taker_fee=Decimal("0.002"), since_ms=int(bars.open_ms[n // 2]))
+    for rules in (replace(btc.rules, since_ms=begin_ms), dearer):
+        save_instrument(store, replace(btc, rules=rules))
+    raw = {"name": "w", "id": "w", "venue": "bybit", "symbol": "BTCUSDT", "timeframe": "1h", "sizing": "lot", "base_lot": 0.01, "decision": {"strategy": "ema_trend"}}  # fmt: skip
+    ranges = {"fast": [3, 5], "sl_ratio": [1, 3], "base_lot": [0.01, 0.05], "backtest.slippage_bps": [1, 9]}
+    span = {"since_ms": begin_ms, "until_ms": begin_ms + n * 60 * MINUTE}
+    task = task_for(SubBot(**raw, strategy_params={"fast": 3, "slow": 12}), store, Backtest(), **span)
+    found = explore(task, ranges, threads=2)
+    assert len(task.market.changes) == 1 and len(found.table) == 16 and found.table["trades"].min() > 20
+    assert found.table["fees"].nunique() == 16
+    for place, changes in enumerate(found.changes):
+        params = {"slow": 12} | {k.split(".")[1]: v for k, v in changes.items() if k.startswith("strategy_params.")}
+        bot = SubBot(**raw | {"base_lot": changes["base_lot"], "strategy_params": params})
+        alone = backtest_bot(bot, store, Backtest(slippage_bps=changes["backtest.slippage_bps"]), **span)
+        assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True), changes
+        assert same(alone.run, found, place, alone.part.wallet_e8)
 
 
 def test_any_number_of_threads_gives_the_same_bytes(prices: Candles) -> None:

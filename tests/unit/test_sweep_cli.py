@@ -1,12 +1,15 @@
 """`autotrader sweep` on the embedded sample: what it says, how it ends, and what is left of it after Ctrl-C and kill -9."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ import pytest
 from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.config.settings import load, write_template
+from autotrader.jobs.manifest import read
 from autotrader.store.database import open_store
 from autotrader.validation.trials import counted
 
@@ -117,6 +121,76 @@ def test_a_report_is_one_file_with_the_heat_map_and_the_whole_backtest(desk: Pat
         assert outside not in text.replace("http://www.w3.org/2000/svg", "")
 
 
+def test_a_report_says_how_much_is_luck_once_and_names_no_folder(desk: Path) -> None:
+    page = Path(run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--report", "--json").told["report"])
+    text = page.read_text()
+    assert text.count('class="luck"') == 1 and "runs with random entries" in text
+    assert str(desk) not in text
+
+
+def test_a_report_lies_in_a_folder_of_its_own_with_its_manifest_or_not_at_all(desk: Path) -> None:
+    told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--report", "--json").told
+    page = Path(told["report"])
+    assert sorted(file.name for file in page.parent.iterdir()) == ["manifest.json", "report.html"]
+    assert list(page.parent.parent.iterdir()) == [page.parent]
+    manifest = read(page.parent)
+    assert (manifest.job, manifest.state) == ("sweep", "done")
+    assert manifest.files == {"report.html": hashlib.sha256(page.read_bytes()).hexdigest()}
+    assert manifest.results is not None and manifest.results["best"] == told["best"]
+    assert manifest.parameters["range"] == [*SMALL[1::2]] and manifest.data[0]["bot"] == "sub_bot_A"
+    shutil.rmtree(desk / "reports")
+    (desk / "reports").write_text("a file where a folder belongs")
+    ended = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--report")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1) and "--report" in ended.err
+
+
+NOTEBOOK = """
+from autotrader.engine.signals import from_rules
+from autotrader.features.indicators import compute
+from autotrader.strategy.templates import own
+
+
+def both_ways(candles, *, length=20):
+    mean = compute("sma", candles, period=length)
+    above = candles.close > mean
+    return from_rules(long=above, short=~above, exit_long=~above, exit_short=above)
+
+
+mine = own(both_ways, warmup=60)
+"""
+
+
+def test_a_strategy_of_a_notebook_is_played_and_varied_from_the_shell(desk: Path) -> None:
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "id": "a", "source": NOTEBOOK}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (desk / "mine.ipynb").write_text(json.dumps(notebook))
+
+    def shell(*words: str) -> Any:
+        command = [
+            Path(sys.executable).with_name("autotrader"),
+            *words,
+            "--strategy",
+            "mine.ipynb:mine",
+            *SPAN,
+            "--json",
+        ]
+        done = subprocess.run(command, cwd=desk, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    (bot,) = shell("backtest", "--set", "strategy_params.length=30")["bots"]
+    swept = shell("sweep", "--range", "length=10,30", "--range", "sl_ratio=1,2")
+    assert bot["strategy"] == "both_ways" and bot["trades"] > 10
+    assert swept["combinations"]["played"] == 4
+    like = {each["combination"]: each for each in swept["top"]}
+    (same,) = [
+        each
+        for each in like.values()
+        if each["parameters"]["strategy_params.length"] == 30 and each["stats"]["pnl"] == bot["pnl"]
+    ]
+    assert same["stats"]["trades"] == bot["trades"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -147,7 +221,10 @@ class Sweeping:
 
     def __init__(self, desk: Path) -> None:
         words = [Path(sys.executable).with_name("autotrader"), "sweep", "--bot", "sub_bot_A", *SPAN, *LARGE, "--json"]
-        self.process = subprocess.Popen(words, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would not hear it
+        self.process = subprocess.Popen(
+            words, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
 
     def wait_for_a_page(self, desk: Path) -> None:
         "Until something is kept."

@@ -200,13 +200,13 @@ def test_a_template_is_its_parameters_and_nothing_else() -> None:
 
 
 def test_writing_into_candles_makes_other_data() -> None:
-    from autotrader.desk.backtest import _market_of
+    from autotrader.desk.backtest import as_market
 
     candles = at.load("EURUSD", venue="sample")[:500]
     own_close = Candles(
         **{**{n: getattr(candles, n) for n in candles.__dataclass_fields__}, "close": candles.close.copy()}
     )
-    market = _market_of(own_close, None, None)
+    market = as_market(own_close, None, None)
     before = fingerprint(market)
     own_close.close[[7, 8]] = own_close.close[[8, 7]]
     assert fingerprint(market) != before
@@ -297,11 +297,11 @@ def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> N
 
 
 def counted_parts() -> list[tuple[Study, Trial]]:
-    from autotrader.desk.backtest import _market_of
+    from autotrader.desk.backtest import as_market
     from autotrader.desk.ledger import study_of, trial_of
 
     candles = sample()
-    study = study_of("ema_trend", _market_of(candles, None, None), kind="backtest")
+    study = study_of("ema_trend", as_market(candles, None, None), kind="backtest")
     parts = []
     for fast in (4, 5, 6):
         strategy = EmaTrend(fast=fast)

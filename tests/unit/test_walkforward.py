@@ -27,9 +27,10 @@ from autotrader.desk.ledger import Ledger
 from autotrader.desk.sweep import Task, sweep, task_of
 from autotrader.desk.walkforward import WalkForward, chosen_of, walk, walkforward
 from autotrader.engine.signals import Signals, from_rules
+from autotrader.jobs.manifest import read
 from autotrader.store.database import open_store
 from autotrader.strategy.templates import Own, own
-from autotrader.validation.luck import judge
+from autotrader.validation.luck import MORE, judge
 from autotrader.validation.overfit import overfitting
 from autotrader.validation.trials import studies
 from autotrader.validation.walkforward import efficiency, restlessness, stitched, walk_forward, walk_windows
@@ -454,8 +455,19 @@ def test_the_verdict_says_what_luck_says_and_what_was_kept(found: WalkForward) -
     told = " ".join(found.verdict)
     assert f"re-fitted {len(found.steps)} times" in found.verdict[0]
     assert "With its parameters left as configured" in told
-    assert "Luck explains it" in told, "a random walk has no edge"
+    assert not found.luck.is_past and MORE not in told, "a random walk has no edge"
     assert found._repr_html_().count("<tr") >= len(found.steps)
+
+
+def test_a_record_that_lost_kept_nothing_of_its_promise() -> None:
+    free = {"taker_fee_bps": 0, "slippage_bps": 0, "spread_bps": 0}
+    ranges = {"sl_ratio": [1, 2, 3]}
+    found = walkforward("ema_trend", eurusd(), ranges, train_days=90, test_days=30, costs=free, progress=False)
+    assert found.summary["efficiency"] < 0 and found.summary["return"] < 0
+    told = found.verdict
+    assert "Nothing of the promised return was kept." in told and not any("%" in t and "promised" in t for t in told)
+    shown = found._repr_html_()
+    assert "00:00:00" not in shown and "dataframe" not in shown and "Sharpe out" in shown
 
 
 def test_names_of_strangers_are_escaped(candles: Candles) -> None:
@@ -527,7 +539,10 @@ def test_the_command_answers_with_one_document(desk: Path) -> None:
     assert told["windows"] == len(told["per_window"]) >= 6
     assert {row["strategy_params.period"] for row in told["per_window"]} <= {7, 14, 28, None}
     assert told["trials"] == 3 * told["windows"] and 0 <= told["pbo"] <= 1 and 0 <= told["dsr"] <= 1
-    assert "Window by window" in Path(told["report"]).read_text()
+    page = Path(told["report"])
+    assert "Window by window" in page.read_text() and str(desk) not in page.read_text()
+    assert sorted(file.name for file in page.parent.iterdir()) == ["manifest.json", "report.html"]
+    assert read(page.parent).results["return"] == told["return"]  # type: ignore[index]
     assert (
         json.loads(ask(desk, *WALK, "--json").stdout)["trials"] == told["trials"]
     ), "counted in the desk's ledger, once"
@@ -560,4 +575,4 @@ def test_the_sample_loses_its_promise() -> None:
     found = walkforward(
         "rsi_reversion", eurusd(), {"period": [7, 14, 28]}, train_days=120, test_days=30, progress=False
     )
-    assert found.summary["dsr"] < 0.95 and "Luck explains it" in " ".join(found.verdict)
+    assert found.summary["dsr"] < 0.95 and not found.luck.is_past and MORE not in " ".join(found.verdict)
