@@ -96,7 +96,7 @@ def test_without_stops_the_chart_trades_like_the_house(template: str) -> None:
 
 
 def test_the_page_holds_all_it_needs_and_asks_nobody(tmp_path: Path) -> None:
-    import panel  # noqa: F401, PLC0415  once imported it adds to every page of Bokeh
+    import panel  # noqa: F401  once imported it adds to every page of Bokeh
 
     page = open_chart("ema_trend", candles(1_500), path=tmp_path / "chart.html")
     text = page.read_text(encoding="utf-8")
