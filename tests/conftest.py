@@ -1,6 +1,8 @@
 """What every test stands on: no outside connection, seeded properties, recorded data only where there is any."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,21 @@ def data_dir() -> Path:
 def root() -> Path:
     "The repository."
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    "Chromium, one for all tests of a process; without one they are skipped, on the build server they fail."
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        message = "no chromium on the path: install it to test the pages"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        chromium = playwright.chromium.launch(executable_path=found, args=flags)
+        yield chromium
+        chromium.close()

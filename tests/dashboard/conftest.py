@@ -1,4 +1,4 @@
-"""The dashboard of a rehearsed desk on a port of its own, and a browser to look at it.
+"""The dashboard of a rehearsed desk on a port of its own, for a browser to look at.
 
 `desk` is shared by all tests of this folder and lives as long as they do: a test that changes the runner's heartbeat (`desk.beat`, `desk.fall_silent`)
 says so at its beginning. Its address is http://127.0.0.1:PORT: the guard answers under our own names only, never under "testserver".
@@ -6,8 +6,6 @@ What a page needs to know of its visitor: `autotrader.dashboard.auth.visitor.get
 callback of a later second, which runs on another thread): the audit wants it as `who` of a command.
 """
 
-import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -42,21 +40,3 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     server.should_exit = True
     thread.join(10)
     store.close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    "Chromium; without one these tests are skipped, on the build server they fail."
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        message = "no chromium on the path: install it to test the pages"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        chromium = playwright.chromium.launch(executable_path=found, args=flags)
-        yield chromium
-        chromium.close()

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -195,20 +194,6 @@ def test_short_sales_on_a_spot_market_are_doubted(result: Result) -> None:
     spot = replace(result.part, instrument=replace(result.part.instrument, kind="spot"))
     assert "sell short on a spot market" in page([Result(part=spot, run=result.run)])
     assert "sell short on a spot market" not in page([result])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium on the path: install it to look at the report")
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        chromium = playwright.chromium.launch(executable_path=found, args=flags)
-        yield chromium
-        chromium.close()
 
 
 def test_it_fits_a_phone_follows_the_night_and_prints(browser: Any, result: Result, tmp_path: Path) -> None:
