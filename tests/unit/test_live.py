@@ -275,6 +275,7 @@ def test_a_closed_hour_is_an_order_at_once_and_the_next_trades_fill_it(
         assert (order.purpose, order.side, order.kind, order.created_ms) == ("ENTRY", "BUY", "MARKET", SEVEN)
         assert rows(store, Fill) == [], "the hour is over, its prices are gone"
         at.play(SEVEN + MINUTE)
+        at.until(lambda: rows(store, Fill), "the fill", within_s=10)
         [fill] = rows(store, Fill)
         assert fill.qty == order.qty and SEVEN < fill.ts_ms <= SEVEN + MINUTE
         assert abs(fill.price - BTC.price(level(SEVEN))) < 50
