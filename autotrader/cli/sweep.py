@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BotOption', 'StrategyOption', 'FromOption', 'ToOption', 'RangeOption', 'SetOption', 'MetricOption', 'ThreadsOption',
-           'PageOption', 'ranges_of', 'document', 'text', 'save_report', 'sweep']
+           'PageOption', 'ranges_of', 'document', 'text', 'save_report', 'one_bot', 'words_of', 'sweep']
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #e7c39001
 import sys
@@ -127,20 +127,19 @@ def save_report(
     return keep_page(leaf, settings)
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
-def _chosen(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "SubBot":
-    "The one bot that is varied; raises `ConfigError`."
+def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "SubBot":
+    "The one bot that is meant; raises `ConfigError`."
     from autotrader.cli.trade import choose
     from autotrader.core.errors import ConfigError
 
     found = choose(settings, [] if bot is None else [bot], strategy=strategy, changes=changes)
     if len(found) > 1:
-        raise ConfigError(
-            f"a sweep varies one bot: name it with --bot, enabled are {', '.join(each.id for each in found)}"
-        )
+        raise ConfigError(f"one bot at a time: name it with --bot, enabled are {', '.join(each.id for each in found)}")
     return found[0]
 
 
-def _words(values: Mapping[str, str | None], changes: Sequence[str] | None) -> list[str]:
+def words_of(values: Mapping[str, str | None], changes: Sequence[str] | None) -> list[str]:
+    "Changes to a bot, those with an option of their own among them."
     return [f"{name}={value}" for name, value in values.items() if value is not None] + list(changes or ())
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #2e21e2de
@@ -198,8 +197,8 @@ def sweep(
     from autotrader.search.grid import parse_ranges
 
     settings = desk(config)
-    words = _words({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
-    chosen = _chosen(settings, bot, strategy, words)
+    words = words_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
+    chosen = one_bot(settings, bot, strategy, words)
     varied = parse_ranges(ranges_of(settings, chosen, ranges or []))
     if paged:
         reports_folder(settings, "sweep")

@@ -202,7 +202,7 @@ def test_a_strategy_of_a_notebook_is_played_and_varied_from_the_shell(desk: Path
         (("--bot", "sub_bot_A", "--range", "symbol=BTCUSDT"), "symbol says what is played, not how"),
         (("--bot", "sub_bot_A", "--range", "fast=5,9", "--metric", "luck"), "metric 'luck' is unknown"),
         (("--bot", "nobody", "--range", "fast=5,9"), "there is no bot 'nobody'"),
-        (("--range", "fast=5,9"), "a sweep varies one bot: name it with --bot"),
+        (("--range", "fast=5,9"), "one bot at a time: name it with --bot"),
         (("--bot", "sub_bot_A", "--strategy", "ema_trend", "--range", "fast=5,9"), "exclude each other"),
         (("--bot", "sub_bot_A", "--range", "fast=5,9", "--from", "2030-01-01", "--to", "2030-02-01"), "no bars"),
     ],
