@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import autotrader
-from ..config.sections import SubBot, masked
+from ..config.sections import BotSettings, masked
 from ..config.settings import Settings
 from ..core.clock import Clock, iso
 from ..core.errors import DataError, StoreError
@@ -155,7 +155,7 @@ _ABOUT = {
 }
 
 
-def entry_notes(bot: SubBot, market: "Market") -> list[str]:
+def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
     "What the policy notes about the size of an entry at the last close; empty when the whole entry would go out."
     import numpy as np
 

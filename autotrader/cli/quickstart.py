@@ -14,7 +14,7 @@ from typing import Any, Literal
 import requests
 
 from .trade import wrapped
-from ..config.sections import SubBot
+from ..config.sections import BotSettings
 from ..config.settings import Settings, load, write_template
 from ..core.clock import DAY_MS, Clock, iso
 from ..core.errors import ConfigError, DataError
@@ -68,7 +68,7 @@ class Supply:
     refused: tuple[str, ...] = ()  # files that were not imported
 
 
-def _from_files(store: Store, bots: Sequence[SubBot], folder: Path) -> Supply:
+def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path) -> Supply:
     wanted = dict.fromkeys((bot.venue, bot.timeframe) for bot in bots if bot.venue != "sample")
     if not wanted:
         raise ConfigError(
@@ -84,7 +84,7 @@ def _from_files(store: Store, bots: Sequence[SubBot], folder: Path) -> Supply:
     )
 
 
-def _from_bybit(store: Store, bots: Sequence[SubBot], clock: Clock, progress: bool, endpoint: str) -> Supply:
+def _from_bybit(store: Store, bots: Sequence[BotSettings], clock: Clock, progress: bool, endpoint: str) -> Supply:
     until_ms = clock.now_ms()
     lines = []
     for symbol, timeframe in dict.fromkeys((bot.symbol, bot.timeframe) for bot in bots):
@@ -96,7 +96,7 @@ def _from_bybit(store: Store, bots: Sequence[SubBot], clock: Clock, progress: bo
 # %% ../../nbs/99_cli/50_quickstart.ipynb #f3f23ca5
 def supply(
     store: Store,
-    bots: Sequence[SubBot],
+    bots: Sequence[BotSettings],
     folder: Path | None,
     silence: str | None,
     *,

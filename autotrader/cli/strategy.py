@@ -17,7 +17,7 @@ from .data import SymbolOption, TimeframeOption, VenueOption
 from .frame import ConfigOption, JsonOption, answer
 
 if TYPE_CHECKING:
-    from autotrader.config.sections import SubBot
+    from autotrader.config.sections import BotSettings
     from autotrader.core.market import Candles
     from autotrader.strategy.templates import Strategy
 
@@ -65,7 +65,9 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
 _SAMPLE = ("sample", "EURUSD", "1h")
 
 
-def _series(bot: "SubBot | None", venue: str | None, symbol: str | None, timeframe: str | None) -> tuple[str, str, str]:
+def _series(
+    bot: "BotSettings | None", venue: str | None, symbol: str | None, timeframe: str | None
+) -> tuple[str, str, str]:
     "Venue, symbol and timeframe that are meant; raises `ConfigError`."
     from autotrader.core.errors import ConfigError
 
@@ -102,13 +104,13 @@ StrategyArgument = Annotated[
 ]
 
 
-def _bot(name: str | None, config: Path | None) -> "SubBot | None":
+def _bot(name: str | None, config: Path | None) -> "BotSettings | None":
     from autotrader.config.settings import find_bot, load
 
     return None if name is None else find_bot(load(config), name)
 
 
-def _meant(text: str, bot: "SubBot | None", warmup: int | None) -> "Strategy":
+def _meant(text: str, bot: "BotSettings | None", warmup: int | None) -> "Strategy":
     "The strategy, with the bot's parameters where it is the bot's."
     from autotrader.strategy.source import strategy_from
 

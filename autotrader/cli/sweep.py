@@ -18,13 +18,13 @@ from .data import SymbolOption, TimeframeOption, VenueOption
 from .frame import ConfigOption, JsonOption, answer, desk, open_database
 
 if TYPE_CHECKING:
-    from autotrader.config.sections import SubBot
+    from autotrader.config.sections import BotSettings
     from autotrader.config.settings import Settings
     from autotrader.core.clock import Clock
     from autotrader.desk.sweep import Sweep
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #6c3466b7
-def ranges_of(settings: "Settings", bot: "SubBot", given: Sequence[str]) -> list[str]:
+def ranges_of(settings: "Settings", bot: "BotSettings", given: Sequence[str]) -> list[str]:
     "Ranges as texts; raises `ConfigError` where nothing is varied."
     from autotrader.config.settings import split_path
     from autotrader.core.errors import ConfigError
@@ -127,7 +127,7 @@ def save_report(
     return keep_page(leaf, settings)
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
-def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "SubBot":
+def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "BotSettings":
     "The one bot that is meant; raises `ConfigError`."
     from autotrader.cli.trade import choose
     from autotrader.core.errors import ConfigError

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 import autotrader
 from ..bots.execution import bot_tag, link_id
 from .show import plain
-from ..config.sections import Backtest, Decision, SubBot, bot_id
+from ..config.sections import Backtest, BotSettings, DecisionSettings, bot_id
 from ..config.settings import Settings, find_bot, with_changes
 from ..core.clock import Clock, iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError, DataError
@@ -55,18 +55,18 @@ if TYPE_CHECKING:
     from autotrader.jobs.manifest import Manifest
 
 # %% ../../nbs/99_cli/40_trade.ipynb #3a7778d5
-def _bare(settings: Settings, strategy: str) -> SubBot:
+def _bare(settings: Settings, strategy: str) -> BotSettings:
     "A bot that is nothing but a strategy; raises `ConfigError` when there is none of that name."
     name = name_of(strategy_from(strategy))
     like = next((bot for bot in settings.sub_bots if bot.enabled), settings.sub_bots[0])
-    return SubBot(
+    return BotSettings(
         name=name,
         id=bot_id(name)[:24].strip("_"),
         venue=like.venue,
         symbol=like.symbol,
         timeframe=like.timeframe,
         sizing="equity_frac",
-        decision=Decision(strategy=strategy),
+        decision=DecisionSettings(strategy=strategy),
     )
 
 
@@ -76,7 +76,7 @@ def choose(
     *,
     strategy: str | None = None,  # instead of bots
     changes: Sequence[str] = (),  # "strategy_params.sl_ratio=2", for each of them
-) -> list[SubBot]:
+) -> list[BotSettings]:
     "The bots that are meant; raises `ConfigError`."
     if strategy is not None and names:
         raise ConfigError(f"--strategy {strategy} and --bot {names[0]} exclude each other: give one of them")
@@ -101,7 +101,7 @@ def dearer(settings: Settings, times: float) -> Settings:
     return settings.model_copy(update={"backtest": costs})
 
 # %% ../../nbs/99_cli/40_trade.ipynb #ee9d0e4c
-def _span(bot: SubBot, store: Store) -> tuple[int, int]:
+def _span(bot: BotSettings, store: Store) -> tuple[int, int]:
     "First stamp and end of what is stored for a bot; raises `DataError` when nothing is."
     if (bot.venue, bot.symbol) == ("sample", "EURUSD"):
         sample = eurusd()
@@ -119,7 +119,7 @@ def _span(bot: SubBot, store: Store) -> tuple[int, int]:
     return series.first_ms, series.last_ms + timeframe_ms(series.timeframe)
 
 
-def _funded(bot: SubBot, store: Store) -> tuple[int, int] | None:
+def _funded(bot: BotSettings, store: Store) -> tuple[int, int] | None:
     "First stamp and end of the stored funding; None where none is stored or charged."
     instrument = known(bot.venue, bot.symbol)
     stamps = load_funding(store, bot.venue, bot.symbol)[0]
@@ -132,7 +132,7 @@ def _funded(bot: SubBot, store: Store) -> tuple[int, int] | None:
 
 # %% ../../nbs/99_cli/40_trade.ipynb #7e7f654a
 def period(
-    bots: Sequence[SubBot],
+    bots: Sequence[BotSettings],
     store: Store,
     since: str | None = None,
     until: str | None = None,
@@ -192,7 +192,7 @@ def _naming(result: Result) -> Naming:
     return name
 
 
-def backtest(bots: Sequence[SubBot], store: Store, settings: Settings, since_ms: int, until_ms: int) -> Report:
+def backtest(bots: Sequence[BotSettings], store: Store, settings: Settings, since_ms: int, until_ms: int) -> Report:
     "Backtest each bot on stored data; raises `DataError` when there is none."
     costs = settings.backtest
     results = [backtest_bot(bot, store, costs, since_ms=since_ms, until_ms=until_ms) for bot in bots]
@@ -454,7 +454,7 @@ def _holds(found: Mapping[str, Any], rough: int | None) -> bool:
 
 # %% ../../nbs/99_cli/40_trade.ipynb #9f0bef81
 def rehearse(
-    bots: Sequence[SubBot],
+    bots: Sequence[BotSettings],
     store: Store,
     settings: Settings,
     since_ms: int,

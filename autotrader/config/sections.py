@@ -6,9 +6,9 @@
 __all__ = ['Fraction', 'Positive', 'Count', 'Symbol', 'Timeframe', 'Number', 'Cron', 'CONFIRMATION', 'SCHEMES', 'PHASES',
            'Shares', 'MAX_PARTS', 'Job', 'Section', 'General', 'masked', 'database_kind', 'Database',
            'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers',
-           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'is_file', 'Decision', 'BotRisk', 'SubBot', 'NewsSentiment',
-           'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest', 'Risk', 'Schedule',
-           'Dashboard', 'Backup']
+           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'is_file', 'DecisionSettings', 'BotRisk', 'BotSettings',
+           'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest',
+           'Risk', 'Schedule', 'Dashboard', 'Backup']
 
 # %% ../../nbs/05_config/05_sections.ipynb #f7774b3d
 import ipaddress
@@ -344,7 +344,7 @@ def _strategy(text: str) -> str:
     return text
 
 
-class Decision(Section):
+class DecisionSettings(Section):
     "Who decides, and which decisions count."
 
     source: Literal["strategy", "gemini", "ensemble", "recorded"] = "strategy"
@@ -393,7 +393,7 @@ def _usable_id(text: str) -> str:
     return text
 
 # %% ../../nbs/05_config/05_sections.ipynb #605e870a
-class SubBot(Section):
+class BotSettings(Section):
     "One bot: a market, a size, a way to decide, its own limits."
 
     name: Annotated[str, Field(pattern=r"\S", max_length=60)]
@@ -415,7 +415,7 @@ class SubBot(Section):
     dynamic_sizing: DynamicSizing = DynamicSizing()
     split_entry: SplitEntry = SplitEntry()
     strategy_params: StrategyParams = StrategyParams()
-    decision: Decision = Decision()
+    decision: DecisionSettings = DecisionSettings()
     risk: BotRisk = BotRisk()
 
     @model_validator(mode="before")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREFIX', 'VenueKey', 'Secrets', 'read_secrets', 'Settings', 'find_bot', 'split_path', 'value_at', 'read_text',
            'read_env', 'bot_names', 'parse', 'file_hash', 'load', 'template', 'write_template', 'table_of',
-           'with_changes', 'SubBot']
+           'with_changes', 'BotSettings']
 
 # %% ../../nbs/05_config/10_settings.ipynb #414e39b0
 import hashlib
@@ -30,6 +30,7 @@ from autotrader.config.sections import (
     Backtest,
     Backup,
     Bayes,
+    BotSettings,
     Compute,
     Dashboard,
     Database,
@@ -43,7 +44,6 @@ from autotrader.config.sections import (
     Risk,
     Schedule,
     Section,
-    SubBot,
     bot_id,
     database_kind,
     is_file,
@@ -51,7 +51,7 @@ from autotrader.config.sections import (
 )
 from ..core.errors import ConfigError
 
-_all_ = ["SubBot"]
+_all_ = ["BotSettings"]
 
 # %% ../../nbs/05_config/10_settings.ipynb #49f5e2a7
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Settings(Section):
     general: General = General()
     database: Database = Database()
     master_bot: MasterBot = MasterBot()
-    sub_bots: Annotated[tuple[SubBot, ...], Field(min_length=1)]
+    sub_bots: Annotated[tuple[BotSettings, ...], Field(min_length=1)]
     news_sentiment: NewsSentiment = NewsSentiment()
     gemini: Gemini = Gemini()
     optimizer: Optimizer = Optimizer()
@@ -197,8 +197,8 @@ class Settings(Section):
 
 # %% ../../nbs/05_config/10_settings.ipynb #ed0cfbae
 def _unique_bots(settings: "Settings") -> None:
-    seen: dict[str, SubBot] = {}
-    markets: dict[tuple[str, str, str], SubBot] = {}
+    seen: dict[str, BotSettings] = {}
+    markets: dict[tuple[str, str, str], BotSettings] = {}
     for bot in settings.sub_bots:
         other = seen.setdefault(bot.id.lower(), bot)
         if other is not bot:
@@ -248,7 +248,7 @@ def _pick(
 def find_bot(
     settings: Settings,
     text: str,  # "sub_bot_A", "SubBot-A" or the full name
-) -> SubBot:
+) -> BotSettings:
     "The bot that is meant; raises `ConfigError` listing the ids."
     place = _pick([(bot.id, bot.name) for bot in settings.sub_bots], text)
     if place is None:
@@ -469,7 +469,7 @@ def _convert(text: str, kind: Any) -> Any:
 def _is_table(kind: Any) -> bool:
     "True for what has keys or bots inside."
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-    return is_model or get_origin(kind) is dict or (get_origin(kind) is tuple and get_args(kind)[0] is SubBot)
+    return is_model or get_origin(kind) is dict or (get_origin(kind) is tuple and get_args(kind)[0] is BotSettings)
 
 
 def _walk(variable: str, ids: Sequence[str]) -> tuple[tuple[str | int, ...], Any]:
@@ -716,7 +716,7 @@ _Table = TypeVar("_Table", bound=Section)
 
 
 def table_of(
-    kind: type[_Table],  # SubBot, Backtest, …
+    kind: type[_Table],  # BotSettings, Backtest, …
     values: Mapping[str, Any],
     *,
     place: str,  # what the messages call it
@@ -738,9 +738,9 @@ def _read(text: str) -> Any:
 
 def with_changes(
     settings: Settings,  # whose limits hold
-    bot: SubBot,
+    bot: BotSettings,
     changes: Sequence[str],  # "strategy_params.sl_ratio=2"
-) -> SubBot:
+) -> BotSettings:
     "The bot with these keys set; raises `ConfigError` with key, value and bound."
     raw = bot.model_dump(exclude_unset=True)
     for text in changes:

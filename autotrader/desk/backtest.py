@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.sections import Backtest, SubBot
+from ..config.sections import Backtest, BotSettings
 from ..config.settings import load as load_settings
 from ..config.settings import table_of
 from ..core.clock import SystemClock, parse_time, timeframe_ms
@@ -35,7 +35,7 @@ from ..validation.trials import counted, record
 
 # %% ../../nbs/64_desk/20_backtest.ipynb #ade72a6b
 def prepare(
-    bot: SubBot,
+    bot: BotSettings,
     store: Store,
     costs: Backtest,
     *,
@@ -48,7 +48,7 @@ def prepare(
 
 
 def _prepared(
-    bot: SubBot, store: Store, costs: Backtest, since_ms: int, until_ms: int, strategy: Strategy | None
+    bot: BotSettings, store: Store, costs: Backtest, since_ms: int, until_ms: int, strategy: Strategy | None
 ) -> tuple[Part, Market, int]:  # with its market and the first stamp of its history
     market = load_market(store, bot.venue, bot.symbol, bot.timeframe, since_ms, until_ms)
     first_ms = min(history_from(bot, since_ms), int(market.candles.open_ms[0]))
@@ -58,7 +58,7 @@ def _prepared(
 
 
 def backtest_bot(
-    bot: SubBot,
+    bot: BotSettings,
     store: Store,
     costs: Backtest,
     *,
@@ -152,11 +152,11 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     )
 
 
-def as_bot(candles: Candles, bot: Mapping[str, Any] | None) -> SubBot:
+def as_bot(candles: Candles, bot: Mapping[str, Any] | None) -> BotSettings:
     "A bot on these candles; raises `ConfigError`."
     market = {"venue": candles.venue, "symbol": candles.symbol, "timeframe": candles.timeframe}
     wanted = {"name": "notebook", "id": "notebook", "sizing": "equity_frac", **(bot or {})}
-    return table_of(SubBot, {**market, **wanted}, place="bot")
+    return table_of(BotSettings, {**market, **wanted}, place="bot")
 
 
 def as_costs(costs: Mapping[str, Any] | None) -> Backtest:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.sections import Backtest, SubBot
+from ..config.sections import Backtest, BotSettings
 from ..config.settings import load as load_settings
 from ..core.clock import Clock, SystemClock
 from ..core.errors import AutotraderError, ConfigError, StoreError
@@ -178,7 +178,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def configuration(
-    bot: SubBot,
+    bot: BotSettings,
     strategy: Strategy,
     costs: Backtest,
     *,

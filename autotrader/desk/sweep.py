@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import autotrader
-from ..config.sections import Backtest, SubBot
+from ..config.sections import Backtest, BotSettings
 from ..config.settings import Settings, with_changes
 from ..core.clock import Clock, SystemClock, iso
 from ..core.errors import ConfigError, StoreError
@@ -77,7 +77,7 @@ Maker = Callable[..., Strategy]
 class Task:
     "One bot on one market, to be played in variations."
 
-    bot: SubBot
+    bot: BotSettings
     costs: Backtest
     history: Candles  # from the bot's anchor on to the end of the period
     market: Market  # the period itself
@@ -85,7 +85,7 @@ class Task:
 
 
 def task_for(
-    bot: SubBot,
+    bot: BotSettings,
     store: Store,
     costs: Backtest,
     *,
@@ -139,7 +139,7 @@ class Variant:
 
     place: int  # its number in the grid
     changes: Mapping[str, Value]
-    bot: SubBot
+    bot: BotSettings
     costs: Backtest
     strategy: Strategy  # one object for all that share their signals
 
@@ -148,7 +148,7 @@ def keyed(ranges: Ranges) -> Ranges:
     "Ranges with whole keys; raises `ConfigError` on one that says what is played rather than how."
     axes = []
     for axis in ranges.axes:
-        is_bare = "." not in axis.key and axis.key not in SubBot.model_fields
+        is_bare = "." not in axis.key and axis.key not in BotSettings.model_fields
         axes.append(Axis(f"strategy_params.{axis.key}" if is_bare else axis.key, axis.values))
         if axis.key in _FIXED:
             raise ConfigError(f"{axis.key} says what is played, not how: make a sweep for each of its values")
@@ -200,7 +200,7 @@ def _check_value(task: Task, key: str, value: Value, limits: Settings | None) ->
         as_costs(task.costs.model_dump(exclude_unset=True) | costs)
         return
     try:
-        SubBot.model_validate(_with(task.bot.model_dump(exclude_unset=True), bots))
+        BotSettings.model_validate(_with(task.bot.model_dump(exclude_unset=True), bots))
         is_wrong = False
     except ValidationError as error:
         finding = error.errors()[0]
@@ -226,7 +226,7 @@ def _is_made(strategy: object) -> bool:
     return hasattr(strategy, "signals") and not isinstance(strategy, type)
 
 
-def _strategies(task: Task, ranges: Ranges) -> Callable[[SubBot, Mapping[str, Value]], Strategy]:
+def _strategies(task: Task, ranges: Ranges) -> Callable[[BotSettings, Mapping[str, Value]], Strategy]:
     "Who makes the strategy of a combination; the same object for the same parameters. What it makes may raise `ConfigError`."
     by_name = any(axis.key == "decision.strategy" for axis in ranges.axes)
     base = task.strategy if task.strategy is not None or by_name else strategy_for(task.bot)
@@ -236,7 +236,7 @@ def _strategies(task: Task, ranges: Ranges) -> Callable[[SubBot, Mapping[str, Va
                 _check_own(base, _own({axis.key: value}))
     made: dict[tuple[Any, ...], Strategy | ConfigError] = {}
 
-    def strategy(bot: SubBot, changes: Mapping[str, Value]) -> Strategy:
+    def strategy(bot: BotSettings, changes: Mapping[str, Value]) -> Strategy:
         params = _own(changes)
         key = (bot.decision.strategy, *params.items())
         if key not in made:
@@ -252,7 +252,7 @@ def _strategies(task: Task, ranges: Ranges) -> Callable[[SubBot, Mapping[str, Va
     return strategy
 
 
-def _make(base: Strategy | Maker | None, bot: SubBot, params: Mapping[str, Any]) -> Strategy:
+def _make(base: Strategy | Maker | None, bot: BotSettings, params: Mapping[str, Any]) -> Strategy:
     if base is None:
         return strategy_for(bot)
     if not _is_made(base):
@@ -275,7 +275,7 @@ def variants(
     for place, changes in enumerate(combinations(ranges)):
         bots, costs = _split(changes)
         try:
-            bot = SubBot.model_validate(_with(raw_bot, bots))
+            bot = BotSettings.model_validate(_with(raw_bot, bots))
             spent = Backtest.model_validate(_with(raw_costs, costs)) if costs else task.costs
             chosen = strategy(bot, bots)
         except (ConfigError, ValidationError) as error:
@@ -1064,7 +1064,7 @@ def sweep(
 
 # %% ../../nbs/64_desk/40_sweep.ipynb #0b040dce
 def sweep_bot(
-    bot: SubBot,
+    bot: BotSettings,
     store: Store,
     settings: Settings,  # its costs and limits hold; unfinished sweeps are kept beside its file
     *,

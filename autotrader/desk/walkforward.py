@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..config.sections import Backtest, SubBot
+from ..config.sections import Backtest, BotSettings
 from ..config.settings import Settings
 from ..core.clock import DAY_MS, Clock, SystemClock, iso
 from ..core.errors import AutotraderError, DataError
@@ -221,7 +221,7 @@ def play(ranges: Ranges, limits: Settings | None, choice: Choice, data: Recordin
     task = period_of(data.task, window.test_from_ms, window.test_until_ms)
     bot, costs, strategy = task.bot, task.costs, _untouched(task)
 
-    def part(bot: SubBot, costs: Backtest, strategy: Strategy) -> Part:
+    def part(bot: BotSettings, costs: Backtest, strategy: Strategy) -> Part:
         return part_for(bot, task.history, task.market, costs, strategy=strategy)
 
     untouched = None if strategy is None else _play(part(bot, costs, strategy))
@@ -861,7 +861,7 @@ def walkforward(
 
 # %% ../../nbs/64_desk/50_walkforward.ipynb #eb4f44ca
 def walkforward_bot(
-    bot: SubBot,
+    bot: BotSettings,
     store: Store,
     settings: Settings,  # its costs and limits hold
     *,

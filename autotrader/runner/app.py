@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from ..config.sections import SubBot
+from ..config.sections import BotSettings
 from ..config.settings import Settings, find_bot
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, StoreError
@@ -141,7 +141,7 @@ def replay_url(settings: Settings) -> str:
     return f"sqlite:///{replay_file(settings)}"
 
 
-def _bots(settings: Settings) -> list[SubBot]:
+def _bots(settings: Settings) -> list[BotSettings]:
     bots = [bot for bot in settings.sub_bots if bot.enabled]
     if not bots:
         raise ConfigError(f"{settings.path}: no bot is enabled: set enabled = true on one")
@@ -200,7 +200,7 @@ class Addresses:
 BYBIT = Addresses()
 
 
-def _instrument(store: Store, bot: SubBot, now_ms: int) -> Instrument:
+def _instrument(store: Store, bot: BotSettings, now_ms: int) -> Instrument:
     "The rules of a bot's market; raises `ConfigError` where there is no live feed, `DataError` where nothing is known of it."
     if bot.venue != "bybit":
         raise ConfigError(

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..bots.subbot import Said, close_bar, decide, listen, tick
-from ..config.sections import SubBot
+from ..config.sections import BotSettings
 from ..config.settings import Settings
 from ..core.clock import iso, timeframe_ms
 from ..core.errors import DataError
@@ -63,7 +63,7 @@ class Window:
         return self.candles[:end]
 
 
-def window_of(store: Store, bot: SubBot, instrument: Instrument, now_ms: int) -> Window:
+def window_of(store: Store, bot: BotSettings, instrument: Instrument, now_ms: int) -> Window:
     "All closed bars that a bot's indicators need now; raises `DataError` when none are stored."
     since_ms = history_from(bot, now_ms)
     end_ms = now_ms - now_ms % timeframe_ms(bot.timeframe)
@@ -75,7 +75,7 @@ def window_of(store: Store, bot: SubBot, instrument: Instrument, now_ms: int) ->
 class Player:
     "A bot on the live market."
 
-    settings: SubBot
+    settings: BotSettings
     instrument: Instrument
     strategy: Strategy
     window: Window
@@ -100,7 +100,7 @@ class Feed(Protocol):
     def stop(self) -> None: ...
 
 
-def _player(floor: Floor, settings: Settings, bot: SubBot, instrument: Instrument) -> Player:
+def _player(floor: Floor, settings: Settings, bot: BotSettings, instrument: Instrument) -> Player:
     "Seat a bot; a new one begins with the next bar to close."
     now_ms, book = floor.clock.now_ms(), stored_book(floor.store, bot.id)
     window = window_of(floor.store, bot, instrument, now_ms)

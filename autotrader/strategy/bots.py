@@ -15,7 +15,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config.sections import Backtest, SubBot
+from ..config.sections import Backtest, BotSettings
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
@@ -32,7 +32,7 @@ _SIZING = {"lot": Sizing.LOT, "equity_frac": Sizing.EQUITY_FRAC, "risk_frac": Si
 _SPLIT = {"time": Split.TIME, "price": Split.PRICE}
 
 
-def _venue_fields(instrument: Instrument, bot: SubBot) -> dict[str, float]:
+def _venue_fields(instrument: Instrument, bot: BotSettings) -> dict[str, float]:
     rules = instrument.rules
     return {
         "tick": float(rules.tick_size),
@@ -45,7 +45,7 @@ def _venue_fields(instrument: Instrument, bot: SubBot) -> dict[str, float]:
     }
 
 
-def _size_fields(bot: SubBot) -> dict[str, float]:
+def _size_fields(bot: BotSettings) -> dict[str, float]:
     sizes = {"lot": bot.base_lot, "equity_frac": bot.equity_frac, "risk_frac": bot.risk_frac}
     tiers, split = bot.dynamic_sizing, bot.split_entry
     return {
@@ -66,7 +66,7 @@ def _size_fields(bot: SubBot) -> dict[str, float]:
     }
 
 # %% ../../nbs/55_strategy/60_bots.ipynb #3574b61e
-def _decision_fields(bot: SubBot) -> dict[str, float]:
+def _decision_fields(bot: BotSettings) -> dict[str, float]:
     decision, risk = bot.decision, bot.risk
     return {
         "sl_ratio": bot.strategy_params.sl_ratio,
@@ -86,7 +86,7 @@ def _decision_fields(bot: SubBot) -> dict[str, float]:
     }
 
 
-def params_for(bot: SubBot, instrument: Instrument) -> np.ndarray:  # (1,) PARAMS
+def params_for(bot: BotSettings, instrument: Instrument) -> np.ndarray:  # (1,) PARAMS
     "A bot's settings on an instrument, in the engine's units."
     params = np.zeros(1, PARAMS)
     for name, value in (_venue_fields(instrument, bot) | _size_fields(bot) | _decision_fields(bot)).items():
@@ -137,13 +137,13 @@ class Part:
     strategy: str
     explain: Callable[[int], Mapping[str, float]]  # bar → the indicators behind its signal
     notes: tuple[str, ...]  # what a reader of any result from this data must know
-    settings: SubBot  # as it was configured
+    settings: BotSettings  # as it was configured
     assumed: Backtest  # what trading was assumed to cost
     params_of: Mapping[str, float]  # the strategy's own parameters; empty where it does not tell them
     eras: tuple[Era, ...] = ()  # what holds later, where the venue's rules change within the period
 
 
-def strategy_for(bot: SubBot) -> Strategy:
+def strategy_for(bot: BotSettings) -> Strategy:
     "The strategy a bot's settings name; raises `ConfigError` on one that is not there or a source that needs more than recorded bars."
     if bot.decision.source != "strategy":
         raise ConfigError(
@@ -153,7 +153,7 @@ def strategy_for(bot: SubBot) -> Strategy:
 
 # %% ../../nbs/55_strategy/60_bots.ipynb #f4dd2516
 def eras_for(
-    bot: SubBot,
+    bot: BotSettings,
     instruments: Iterable[Instrument],  # under the rules that hold later, oldest first
     backtest: Backtest,
     *,
@@ -175,7 +175,7 @@ def _told_stress(backtest: Backtest) -> tuple[str, ...]:
     return () if backtest.stress == 1.0 else (f"fees, slippage and spread are {backtest.stress:g} times those assumed",)
 
 
-def _merged(bot: SubBot, played: Candles, fine: Candles | None) -> tuple[str, ...]:
+def _merged(bot: BotSettings, played: Candles, fine: Candles | None) -> tuple[str, ...]:
     "What the bars are too coarse to show."
     finest = played if fine is None else fine
     split = bot.split_entry
@@ -186,13 +186,13 @@ def _merged(bot: SubBot, played: Candles, fine: Candles | None) -> tuple[str, ..
     return ()
 
 # %% ../../nbs/55_strategy/60_bots.ipynb #0fd06422
-def history_from(bot: SubBot, since_ms: int) -> int:
+def history_from(bot: BotSettings, since_ms: int) -> int:
     "First stamp of the history that a period from `since_ms` on needs."
     return anchor_ms(bot.timeframe, bot.history_start_ms or 0, since_ms)
 
 
 def part_for(
-    bot: SubBot,
+    bot: BotSettings,
     history: Candles,  # from `history_from` on to the end of the period
     market: Market,  # the period itself
     backtest: Backtest,
@@ -286,7 +286,7 @@ class Word:
 
 
 def last_word(
-    bot: SubBot,
+    bot: BotSettings,
     strategy: Strategy,
     history: Candles,  # from `history_from` on to the bar that has just closed
 ) -> Word:

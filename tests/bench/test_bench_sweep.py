@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrader.config.sections import Backtest, SubBot
+from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.data.joined import FundingEvents, Market
@@ -88,7 +88,7 @@ def task() -> Task:
         "risk": {"max_drawdown": 0.99, "daily_loss": 0.9, "max_losses": 1_000, "cooldown_minutes": 60},
     }
     market = Market(candles=candles, fine=None, instrument=instrument, funding=funding)
-    return Task(bot=SubBot(**bot), costs=Backtest(), history=candles, market=market)
+    return Task(bot=BotSettings(**bot), costs=Backtest(), history=candles, market=market)
 
 
 def alone_s(part: Part) -> float:

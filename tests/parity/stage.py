@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autotrader.config.sections import Backtest, SubBot
+from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.market import Candles
 from autotrader.data.instruments import known
 from autotrader.data.joined import FundingEvents, Market, resample
@@ -51,7 +51,7 @@ def parts(bars: int = 1000) -> list[Part]:
     cast = []
     for bot, (timeframe, strategy, split) in _BOTS.items():
         market = _market(timeframe, bars)
-        settings = SubBot(
+        settings = BotSettings(
             name=bot,
             id=bot,
             venue="sample",

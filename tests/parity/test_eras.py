@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stage
 
-from autotrader.config.sections import Backtest, SubBot
+from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.data.instruments import known
 from autotrader.data.joined import FundingEvents, Market, in_force, load_market
@@ -51,7 +51,7 @@ def bybit(**rules: Decimal | int) -> Instrument:
     return replace(btc, rules=replace(btc.rules, **rules))
 
 
-BOT = SubBot(
+BOT = BotSettings(
     name="w", id="w", venue="bybit", symbol="BTCUSDT", timeframe="1h", sizing="lot", base_lot=0.01, split_entry={"enabled": False},
     dynamic_sizing={"enabled": False}, initial_capital_usdt=10_000, risk={"max_losses": 0, "daily_loss": 0.0, "max_drawdown": 0.0},
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autotrader.config.sections import Backtest, SubBot
+from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.market import COLUMNS, Candles
 from autotrader.data.joined import load_market, resample
@@ -44,8 +44,8 @@ def store(minutes: Candles, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield opened
 
 
-def bot(timeframe: str) -> SubBot:
-    return SubBot(
+def bot(timeframe: str) -> BotSettings:
+    return BotSettings(
         name="t", id="t", venue="binance", symbol="BTCUSDT", timeframe=timeframe, sizing="lot", base_lot=0.01, dynamic_sizing={"enabled": False},
         split_entry={"enabled": False}, strategy_params=TIGHT, risk={"max_losses": 0, "daily_loss": 0.0, "max_drawdown": 0.0},
         initial_capital_usdt=100_000,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from autotrader.config.sections import SubBot
+from autotrader.config.sections import BotSettings
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import DAY_MS, iso, parse_time
 from autotrader.data.importers import import_file
@@ -39,7 +39,9 @@ def store(settings: Settings, data_dir: Path) -> Iterator[Store]:
 
 
 def walked(settings: Settings, store: Store, scheduler: str, *, is_anchored: bool = False) -> WalkForward:
-    bot = SubBot(name="walker", id="walker", venue="binance", symbol="BTCUSDT", timeframe="1h", sizing="equity_frac")
+    bot = BotSettings(
+        name="walker", id="walker", venue="binance", symbol="BTCUSDT", timeframe="1h", sizing="equity_frac"
+    )
     return walkforward_bot(
         bot,
         store,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autotrader.config.sections import PHASES, ParamRange, SubBot, bot_id, database_kind, masked
+from autotrader.config.sections import PHASES, BotSettings, ParamRange, bot_id, database_kind, masked
 from autotrader.config.settings import Settings, find_bot, load, parse, template, write_template
 from autotrader.core.errors import ConfigError
 
@@ -711,4 +711,4 @@ def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pyt
 
 def test_a_bot_needs_what_its_sizing_uses() -> None:
     with pytest.raises(ValidationError, match="needs base_lot above 0"):
-        SubBot(name="A", symbol="BTCUSDT", sizing="lot")  # type: ignore[call-arg]
+        BotSettings(name="A", symbol="BTCUSDT", sizing="lot")  # type: ignore[call-arg]

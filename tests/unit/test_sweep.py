@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import autotrader as at
-from autotrader.config.sections import Backtest, SubBot
+from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
@@ -141,7 +141,7 @@ def test_every_number_is_that_of_a_single_backtest(series: str, request: pytest.
 
 
 def test_a_configured_bot_sees_the_history_before_its_period(store: Store) -> None:
-    bot = SubBot(
+    bot = BotSettings(
         name="A", id="A", venue="sample", symbol="EURUSD", timeframe="1h", sizing="equity_frac", decision={"strategy": "donchian_breakout"}
     )  # fmt: skip
     span = {"since_ms": parse_time("2017-06-01"), "until_ms": parse_time("2017-09-01")}
@@ -173,13 +173,13 @@ def test_a_change_of_the_venues_rules_reaches_every_combination(store: Store) ->
     raw = {"name": "w", "id": "w", "venue": "bybit", "symbol": "BTCUSDT", "timeframe": "1h", "sizing": "lot", "base_lot": 0.01, "decision": {"strategy": "ema_trend"}}  # fmt: skip
     ranges = {"fast": [3, 5], "sl_ratio": [1, 3], "base_lot": [0.01, 0.05], "backtest.slippage_bps": [1, 9]}
     span = {"since_ms": begin_ms, "until_ms": begin_ms + n * 60 * MINUTE}
-    task = task_for(SubBot(**raw, strategy_params={"fast": 3, "slow": 12}), store, Backtest(), **span)
+    task = task_for(BotSettings(**raw, strategy_params={"fast": 3, "slow": 12}), store, Backtest(), **span)
     found = explore(task, ranges, threads=2)
     assert len(task.market.changes) == 1 and len(found.table) == 16 and found.table["trades"].min() > 20
     assert found.table["fees"].nunique() == 16
     for place, changes in enumerate(found.changes):
         params = {"slow": 12} | {k.split(".")[1]: v for k, v in changes.items() if k.startswith("strategy_params.")}
-        bot = SubBot(**raw | {"base_lot": changes["base_lot"], "strategy_params": params})
+        bot = BotSettings(**raw | {"base_lot": changes["base_lot"], "strategy_params": params})
         alone = backtest_bot(bot, store, Backtest(slippage_bps=changes["backtest.slippage_bps"]), **span)
         assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True), changes
         assert same(alone.run, found, place, alone.part.wallet_e8)
@@ -290,7 +290,7 @@ def test_a_strategy_may_be_given_whole_by_name_or_as_a_function_that_makes_it(pr
 
 
 def test_the_ledger_counts_each_combination_once_whoever_asks(prices: Candles, store: Store) -> None:
-    bot = SubBot(name="A", id="A", venue="sample", symbol="EURUSD", timeframe="1h", sizing="equity_frac")
+    bot = BotSettings(name="A", id="A", venue="sample", symbol="EURUSD", timeframe="1h", sizing="equity_frac")
     span = {"since_ms": parse_time("2017-06-01"), "until_ms": parse_time("2017-08-01")}
     task, ranges = task_for(bot, store, Backtest(), **span), [
         "fast=5:20:5",
