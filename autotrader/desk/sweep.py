@@ -53,7 +53,7 @@ from ..features.indicators import compute, over_history, settle, unknown
 from ..plots.tables import surface_svg
 from ..search.grid import Axis, Plateau, Ranges, Value, as_ranges, combinations, plateau
 from ..store.database import Store
-from autotrader.strategy.bots import (
+from autotrader.strategy.setup import (
     Part,
     costs_for,
     eras_for,

@@ -31,7 +31,7 @@ from autotrader.engine.metrics import (
     sharpe_ratio,
 )
 from ..engine.simulate import Ints, Run, Tape
-from ..strategy.bots import MAX_STRESS, Part, simulate, stressed
+from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
 
 if TYPE_CHECKING:
     from autotrader.validation.luck import Luck
