@@ -47,7 +47,7 @@ from ..store.candles import coverage
 from ..store.database import Store, open_store, resolve_url
 from ..store.series import load_funding
 from ..store.tables import Order
-from ..strategy.bots import simulate
+from ..strategy.setup import simulate
 from ..strategy.source import strategy_from
 from ..strategy.templates import name_of
 

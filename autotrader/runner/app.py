@@ -39,7 +39,7 @@ from .supervisor import Supervisor, state_of, stored_book
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
 from ..store.database import Store, open_store, tidy
 from ..store.series import load_instrument
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/80_app.ipynb #25ba6124
 class Driver(Protocol):

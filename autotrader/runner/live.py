@@ -31,7 +31,7 @@ from .schedule import ScheduledTask, at_close, every
 from .stage import snapshot
 from .supervisor import Seat, Supervisor, attempt, compare, stored_book, take_seat
 from ..store.database import Store
-from ..strategy.bots import costs_for, history_from, last_word, params_for, strategy_for
+from ..strategy.setup import costs_for, history_from, newest_signal, params_for, strategy_for
 from ..strategy.templates import Strategy, name_of
 
 # %% ../../nbs/90_runner/50_live.ipynb #ebf81077
@@ -149,7 +149,7 @@ def play_slice(player: Player, bar: Bar) -> None:
 def hear_bar(player: Player, bar_ms: int) -> None:
     "Let a bot decide on a bar that has closed; the place moves on before it decides, so that it decides once."
     seat, history = player.seat, player.history.until(bar_ms)
-    word = last_word(player.settings, player.strategy, history)
+    word = newest_signal(player.settings, player.strategy, history)
     close_bar(seat.bot, int(player.instrument.to_ticks(history.close[-1:])[0]), atr=word.atr)
     seat.bar_ms = player.place["bar_ms"] = bar_ms
     said = Said(

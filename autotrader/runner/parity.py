@@ -31,7 +31,7 @@ from ..engine.simulate import Ints, Run
 from .rehearsal import BotRehearsal
 from ..store import journal
 from ..store.database import Store
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/20_parity.ipynb #ca6057e5
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from .stage import Actor, ReplayFeed, change_rules, in_step, play_bar, snapshot
 from ..store import journal
 from ..store.database import Store, describe
 from ..store.tables import Order
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/10_rehearsal.ipynb #1eef22f4
 USUAL_RISK = Risk()  # the caps of a configuration that does not change them

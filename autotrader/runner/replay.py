@@ -34,7 +34,7 @@ from autotrader.runner.stage import (
     turn_over,
 )
 from .supervisor import Seat, Supervisor, attempt, stored_book, take_seat
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/40_replay.ipynb #b83cf1d5
 @dataclass(frozen=True, slots=True, kw_only=True)

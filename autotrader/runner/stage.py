@@ -25,7 +25,7 @@ from ..engine.simulate import Ints, Tape
 from ..exchange.account import Book
 from ..exchange.paper import PaperExchange, RoughExchange
 from ..store.tables import BotBalance, PortfolioHistory
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/05_stage.ipynb #a6b6c16a
 class ReplayFeed:

@@ -30,7 +30,7 @@ from autotrader.runner.supervisor import Supervisor
 from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import save_funding, save_open_interest
-from autotrader.strategy.bots import last_word
+from autotrader.strategy.setup import newest_signal
 
 MINUTE, HOUR = 60_000, 3_600_000
 START = 1_700_000_000_000 // HOUR * HOUR
@@ -199,7 +199,7 @@ class Stand:
     def ask(self) -> None:
         "All three strategies once, on all they know."
         for player in self.live.market.players:
-            last_word(player.settings, player.strategy, player.history.candles)
+            newest_signal(player.settings, player.strategy, player.history.candles)
 
 
 @contextmanager

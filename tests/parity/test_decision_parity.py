@@ -14,7 +14,7 @@ from autotrader.runner.parity import decision_parity, model_parity
 from autotrader.runner.rehearsal import BotRehearsal, Rehearsal, rehearse
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import simulate
+from autotrader.strategy.setup import simulate
 
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")
 HARD = Roughness(

@@ -34,7 +34,7 @@ from autotrader.store import journal
 from autotrader.store.control import fence, take_lease
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, PaperBook
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 FATES = 10  # processes that die by themselves
 

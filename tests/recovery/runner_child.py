@@ -39,7 +39,7 @@ from autotrader.runner.supervisor import Fenced, Seat, Supervisor
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import Base, Fill, Order, PaperBook, Trade
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")
 COLD = [sys.executable, "-c", "from autotrader.cli.main import main; main()"]

@@ -26,7 +26,7 @@ from autotrader.runner.rehearsal import Actor, rehearse  # noqa: E402
 from autotrader.store import journal  # noqa: E402
 from autotrader.store.database import Store, open_store  # noqa: E402
 from autotrader.store.tables import JournalEvent, Order  # noqa: E402
-from autotrader.strategy.bots import simulate  # noqa: E402
+from autotrader.strategy.setup import simulate  # noqa: E402
 
 BARS = 400
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")

@@ -25,7 +25,7 @@ from autotrader.runner.replay import Replay, script_of
 from autotrader.runner.supervisor import Supervisor
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import Part, part_for, simulate
+from autotrader.strategy.setup import Part, part_for, simulate
 
 BARS = 600
 
