@@ -27,7 +27,7 @@ from ..search.book import ledger_of, study_of, trial_of
 from ..search.task import part_of, strategy_of, task_for, task_of
 from ..store.candles import coverage
 from ..store.database import Store, open_store
-from ..strategy.bots import simulate
+from ..strategy.setup import simulate
 from ..strategy.templates import Strategy
 from ..validation.trials import counted, record
 

@@ -39,8 +39,7 @@ from ..core.market import E8, Candles, Floats, Instrument
 from .display import BacktestResult
 from .progress import Tell, is_watched, progress_bar
 from ..engine import cache_home, source_hash
-from ..engine.metrics import Market as Held
-from ..engine.metrics import Stats, daily_returns, days_per_year, market_of, measure
+from ..engine.metrics import Benchmark, Stats, benchmark_of, daily_returns, days_per_year, measure
 from ..engine.signals import Signals
 from ..engine.simulate import Ints
 from ..features.indicators import compute, over_history, settle, unknown
@@ -53,7 +52,7 @@ from ..search.book import TrialLedger, code_of, configuration, fingerprint, ledg
 from ..search.grid import Axis, Plateau, Ranges, Value, as_ranges, combinations, plateau
 from ..search.task import Maker, Task, as_costs, task_for, task_of
 from ..store.database import Store
-from autotrader.strategy.bots import (
+from autotrader.strategy.setup import (
     Part,
     costs_for,
     eras_for,
@@ -291,7 +290,7 @@ def _sharing(strategy: Strategy, columns: Columns) -> Strategy:
 class _Ground:
     task: Task
     part: Part  # of the first combination
-    held: Held  # the market itself
+    held: Benchmark  # the market itself
     price: float  # typical one, quote coin
     columns: Columns
 
@@ -311,7 +310,7 @@ class _Ground:
 
 def _ground(task: Task, first: Variant) -> _Ground:
     part = part_for(first.bot, task.history, task.market, first.costs, strategy=first.strategy)
-    held = market_of(part.tape, unit_e8=part.instrument.rules.unit_e8)
+    held = benchmark_of(part.tape, unit_e8=part.instrument.rules.unit_e8)
     return _Ground(task, part, held, float(np.median(task.market.candles.close)), Columns())
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #f35c2949

@@ -24,10 +24,10 @@ from ..core.market import Floats, from_e8
 from ..engine.events import Purpose
 from autotrader.engine.metrics import (
     Stats,
+    benchmark_of,
     daily_returns,
     days_per_year,
     deepest_drawdowns,
-    market_of,
     measure,
     monthly_returns,
     round_trips,
@@ -35,7 +35,7 @@ from autotrader.engine.metrics import (
 )
 from ..engine.simulate import Ints, Run
 from ..search.task import bars_in
-from ..strategy.bots import MAX_STRESS, Part, simulate, stressed
+from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
 
 if TYPE_CHECKING:
     from autotrader.validation.luck import Luck
@@ -64,7 +64,7 @@ def market_frac(part: Part) -> float:
 def stats_of(part: Part, run: Run) -> Stats:
     "The statistics, beside what the market itself did."
     tape, unit_e8 = part.tape, part.instrument.rules.unit_e8
-    return measure(run, wallet_e8=part.wallet_e8, bars=len(tape.open_ms), market=market_of(tape, unit_e8=unit_e8))
+    return measure(run, wallet_e8=part.wallet_e8, bars=len(tape.open_ms), market=benchmark_of(tape, unit_e8=unit_e8))
 
 # %% ../../nbs/61_results/10_result.ipynb #4e9212fa
 def trades_of(part: Part, run: Run) -> pd.DataFrame:

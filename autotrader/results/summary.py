@@ -15,7 +15,7 @@ from ..core.clock import iso
 from ..engine.metrics import Stats, round_trips
 from ..engine.simulate import Run
 from .result import Result, coin_of, market_frac
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 if TYPE_CHECKING:
     from autotrader.validation.luck import Luck

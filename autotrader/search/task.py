@@ -23,7 +23,7 @@ from ..data.instruments import infer, known
 from ..data.joined import FundingEvents, Market, load_market
 from ..engine.simulate import Tape, make_tape
 from ..store.database import Store
-from ..strategy.bots import Part, history_from, part_for, strategy_for
+from ..strategy.setup import Part, history_from, part_for, strategy_for
 from ..strategy.source import strategy_from
 from ..strategy.templates import Strategy
 

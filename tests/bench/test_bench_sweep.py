@@ -21,7 +21,7 @@ from autotrader.desk.sweep import Outcome, Variant, explore, keyed, play, varian
 from autotrader.engine.metrics import measure
 from autotrader.search.grid import as_ranges
 from autotrader.search.task import Task
-from autotrader.strategy.bots import Part, part_for, simulate
+from autotrader.strategy.setup import Part, part_for, simulate
 
 YEAR, MINUTE = 525_600, 60_000
 THREADS = 2
