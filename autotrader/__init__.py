@@ -25,7 +25,7 @@ _ROOMS = {
     "walkforward": "desk.walkforward",
     "Candles": "core.market",
     "Instrument": "core.market",
-    "Result": "desk.results",
+    "Result": "results.result",
     "Signals": "engine.signals",
     "Sweep": "desk.sweep",
     "WalkForward": "desk.walkforward",
