@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+# %% ../../nbs/64_desk/40_sweep.ipynb #5b1f0c7e
 import autotrader
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import Settings, with_changes
@@ -50,7 +51,9 @@ from ..engine.metrics import Market as Held
 from ..engine.metrics import Stats, daily_returns, days_per_year, market_of, measure
 from ..engine.signals import Signals
 from ..engine.simulate import Ints, make_tape
-from ..features.indicators import compute, over_history, settle, unknown
+from ..features.columns import compute
+from ..features.history import over_history
+from ..features.parameters import settle, unknown
 from ..plots.tables import surface_svg
 from ..search.grid import Axis, Plateau, Ranges, Value, as_ranges, combinations, plateau
 from ..store.database import Store
@@ -306,7 +309,7 @@ class Columns:
         self._kept: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
 
     def compute(self, name: str, candles: Candles, **params: float) -> Floats:
-        "The same as `features.indicators.compute`, not to be written to."
+        "The same as `features.columns.compute`, not to be written to."
         key = (name, *sorted(params.items()), int(candles.open_ms[0]), len(candles))
         with self._lock:
             if key in self._kept:
