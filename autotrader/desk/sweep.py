@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+# %% ../../nbs/92_desk/40_sweep.ipynb #5b1f0c7e
 import autotrader
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import Settings, with_changes
@@ -42,7 +43,9 @@ from ..engine import cache_home, source_hash
 from ..engine.metrics import Benchmark, Stats, benchmark_of, daily_returns, days_per_year, measure
 from ..engine.signals import Signals
 from ..engine.simulate import Ints
-from ..features.indicators import compute, over_history, settle, unknown
+from ..features.columns import compute
+from ..features.history import over_history
+from ..features.parameters import settle, unknown
 from ..plots.tables import surface_svg
 from ..report.backtest import body, heading
 from ..report.html import figure, notebook_table, opening, prose, shown, table, write_page
@@ -244,7 +247,7 @@ class Columns:
         self._kept: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
 
     def compute(self, name: str, candles: Candles, **params: float) -> Floats:
-        "The same as `features.indicators.compute`, not to be written to."
+        "The same as `features.columns.compute`, not to be written to."
         key = (name, *sorted(params.items()), int(candles.open_ms[0]), len(candles))
         with self._lock:
             if key in self._kept:
