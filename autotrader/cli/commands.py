@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .data import SymbolOption, TimeframeOption, VenueOption
-from .frame import ConfigOption, JsonOption, ReplayOption, answer, desk, open_database
+from .options import ConfigOption, JsonOption, ReplayOption, answer, desk, open_database
 
 if TYPE_CHECKING:
-    from autotrader.cli.trade import Report
+    from autotrader.cli.backtest import BotResults
     from autotrader.config.settings import Settings
 
 # %% ../../nbs/99_cli/80_commands.ipynb #9d38c7aa
@@ -35,8 +35,8 @@ ToOption = Annotated[
 TradesOption = Annotated[Path | None, typer.Option("--trades", metavar="FILE", help="Write every fill as CSV.")]
 
 
-def _print(report: "Report", trades: Path | None, as_json: bool, *, page: Path | None = None) -> None:
-    from autotrader.cli.trade import save_fills, text
+def _print(report: "BotResults", trades: Path | None, as_json: bool, *, page: Path | None = None) -> None:
+    from autotrader.cli.backtest import save_fills, text
 
     if trades is not None:
         written = save_fills(report, trades)
@@ -73,7 +73,7 @@ def backtest(
     as_json: JsonOption = False,
 ) -> None:
     "Play bots, or a strategy, on stored data."
-    from autotrader.cli.trade import backtest, check_target, choose, dearer, period, reports_folder, save_report
+    from autotrader.cli.backtest import backtest, check_target, choose, dearer, period, reports_folder, save_report
     from autotrader.core.clock import SystemClock
 
     settings = desk(config)
@@ -106,7 +106,7 @@ def rehearse(
     as_json: JsonOption = False,
 ) -> None:
     "Let bots live through stored data. Journal, orders and all come from it, in a database of their own."
-    from autotrader.cli.trade import check_target, choose, period, rehearse
+    from autotrader.cli.backtest import check_target, choose, period, rehearse
 
     settings = desk(config)
     if trades is not None:
@@ -130,8 +130,8 @@ def quickstart(
     as_json: JsonOption = False,
 ) -> None:
     "From an empty folder to bots on paper."
+    from autotrader.cli.backtest import backtest, choose, document, period, rehearse, text
     from autotrader.cli.quickstart import configured, data_document, data_text, serving, supply, unreachable
-    from autotrader.cli.trade import backtest, choose, document, period, rehearse, text
     from autotrader.cli.up import become, refuse_taken_port
     from autotrader.core.clock import SystemClock
     from autotrader.core.errors import DataError
@@ -208,7 +208,7 @@ def run(
     config: ConfigOption = None,
 ) -> None:
     "Trade on paper, at live prices or a replay."
-    from autotrader.cli.running import replay_plan, trade
+    from autotrader.cli.run import replay_plan, trade
 
     _replay_words(replay, since, until, speed, fresh)
     settings = desk(config, log="runner")
@@ -239,7 +239,7 @@ def up(
 # %% ../../nbs/99_cli/80_commands.ipynb #aca447a7
 def status(replay: ReplayOption = False, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     "Show how the runner and its bots stand."
-    from autotrader.cli.floor import floor, page
+    from autotrader.cli.status import floor, page
     from autotrader.core.clock import SystemClock
 
     settings = desk(config)
@@ -254,7 +254,7 @@ def status(replay: ReplayOption = False, config: ConfigOption = None, as_json: J
 
 def _hint(settings: "Settings", *, replay: bool) -> None:
     "Say where a replay runs, to those who look for it in the real database."
-    from autotrader.cli.floor import is_replaying
+    from autotrader.cli.status import is_replaying
     from autotrader.core.clock import SystemClock
 
     if not replay and is_replaying(settings, clock=SystemClock()):
@@ -270,7 +270,7 @@ def _intervene(
     command: str, bot: str | None, *, direct: bool, wait_s: float, replay: bool, config: Path | None, as_json: bool
 ) -> None:
     "Have one of the three commands done, and tell what came of it."
-    from autotrader.cli.floor import ask, late, outcome, reply, who_asks
+    from autotrader.cli.status import ask, late, outcome, reply, who_asks
     from autotrader.config.settings import find_bot
     from autotrader.core.clock import SystemClock
     from autotrader.core.errors import AutotraderError, ConfigError
@@ -303,7 +303,7 @@ def _intervene(
 
 def _direct(settings: "Settings", command: str, *, bot: str | None, replay: bool) -> dict[str, Any]:
     "The same in this process; raises `ConfigError` where a runner trades."
-    from autotrader.cli.floor import who_asks
+    from autotrader.cli.status import who_asks
     from autotrader.core.clock import SystemClock
     from autotrader.runner.app import direct
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .frame import ConfigOption, JsonOption, answer, desk, open_database
+from .options import ConfigOption, JsonOption, answer, desk, open_database
 
 if TYPE_CHECKING:
     from autotrader.config.settings import Settings
@@ -118,7 +118,7 @@ def download_data(
             )
             row = {"venue": "bybit", "symbol": name, "timeframe": length}
             added.append(row | {"bars": done.bars, "funding": done.funding, "open_interest": done.open_interest})
-    from autotrader.cli.show import table
+    from autotrader.cli.output import table
 
     answer({"downloaded": added}, table(added), as_json=as_json)
 
@@ -126,7 +126,7 @@ def download_data(
 @data.command("list")
 def list_data(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     "Show what is stored."
-    from autotrader.cli.show import table
+    from autotrader.cli.output import table
     from autotrader.core.clock import iso
     from autotrader.store.candles import coverage
 

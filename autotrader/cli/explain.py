@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from ..bots.projection import why_exit
 from ..bots.replay import fill_after, fill_before, fold
-from .frame import database_of, open_database
-from .trade import rehearsal_file, wrapped
+from .backtest import rehearsal_file, wrapped
+from .options import database_of, open_database
 from ..config.settings import Settings
 from ..core.clock import iso
 from ..core.errors import ConfigError

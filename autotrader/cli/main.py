@@ -16,8 +16,8 @@ import typer
 from . import commands
 from .dashboard import dashboard
 from .data import data
-from .frame import ConfigOption, JsonOption, answer, desk
 from .jobs import job
+from .options import ConfigOption, JsonOption, answer, desk
 from .strategy import strategy
 from .sweep import sweep
 from .walkforward import walkforward

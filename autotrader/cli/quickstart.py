@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import requests
 
-from .trade import wrapped
+from .backtest import wrapped
 from ..config.sections import BotSettings
 from ..config.settings import Settings, load, write_template
 from ..core.clock import DAY_MS, Clock, iso

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .data import SymbolOption, TimeframeOption, VenueOption
-from .frame import ConfigOption, JsonOption, answer, desk, open_database
+from .options import ConfigOption, JsonOption, answer, desk, open_database
 
 if TYPE_CHECKING:
     from autotrader.config.sections import BotSettings
@@ -89,8 +89,8 @@ def _counts(state: Any, **codes: int) -> dict[str, int]:
 # %% ../../nbs/99_cli/45_sweep.ipynb #dba00b19
 def text(sweep: "Sweep") -> str:
     "A sweep for people."
-    from autotrader.cli.show import table
-    from autotrader.cli.trade import wrapped
+    from autotrader.cli.backtest import wrapped
+    from autotrader.cli.output import table
     from autotrader.desk.sweep import top_of
 
     told = document(sweep)
@@ -116,7 +116,7 @@ def save_report(
     words: Mapping[str, Any],  # what was asked for, by option
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
-    from autotrader.cli.trade import Leaf, keep_page, mark_of
+    from autotrader.cli.backtest import Leaf, keep_page, mark_of
     from autotrader.core.clock import iso
     from autotrader.desk.sweep import bars_told, page
 
@@ -129,7 +129,7 @@ def save_report(
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
 def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "BotSettings":
     "The one bot that is meant; raises `ConfigError`."
-    from autotrader.cli.trade import choose
+    from autotrader.cli.backtest import choose
     from autotrader.core.errors import ConfigError
 
     found = choose(settings, [] if bot is None else [bot], strategy=strategy, changes=changes)
@@ -191,7 +191,7 @@ def sweep(
 
     Ctrl-C keeps what is done; the same words again go on from there.
     """
-    from autotrader.cli.trade import period, reports_folder
+    from autotrader.cli.backtest import period, reports_folder
     from autotrader.core.clock import SystemClock
     from autotrader.desk.sweep import sweep_bot
     from autotrader.search.grid import parse_ranges

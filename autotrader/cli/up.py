@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, NoReturn
 
-from .frame import open_database
-from .running import endings, say
+from .options import open_database
+from .run import endings, say
 from ..config.settings import Settings
 from ..core.errors import ConfigError
 from ..core.offline import is_loopback

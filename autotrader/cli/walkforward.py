@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .data import SymbolOption, TimeframeOption, VenueOption
-from .frame import ConfigOption, JsonOption, answer, desk, open_database
+from .options import ConfigOption, JsonOption, answer, desk, open_database
 from autotrader.cli.sweep import (
     BotOption,
     FromOption,
@@ -92,7 +92,7 @@ def _ratio(value: float | None) -> str:
 
 def text(walk: "WalkForward") -> str:
     "A walk for people."
-    from autotrader.cli.trade import lines_up, wrapped
+    from autotrader.cli.backtest import lines_up, wrapped
     from autotrader.desk.walkforward import notes_of, title_of
 
     keys = [axis.key for axis in walk.ranges.axes]
@@ -130,7 +130,7 @@ def save_report(
     words: Mapping[str, Any],  # what was asked for, by option
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
-    from autotrader.cli.trade import Leaf, keep_page, mark_of
+    from autotrader.cli.backtest import Leaf, keep_page, mark_of
     from autotrader.core.clock import iso
     from autotrader.desk.sweep import bars_told
     from autotrader.desk.walkforward import page
@@ -174,7 +174,7 @@ def walkforward(
 
     At each border parameters are chosen from what was known there, and played on the stretch behind it.
     """
-    from autotrader.cli.trade import period, reports_folder
+    from autotrader.cli.backtest import period, reports_folder
     from autotrader.core.clock import SystemClock
     from autotrader.desk.walkforward import walkforward_bot
 

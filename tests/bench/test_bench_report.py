@@ -33,7 +33,7 @@ STANDS_ON = "import numba, pandas, sqlalchemy, sqlalchemy.orm, scipy.linalg, tal
 PARTS = """
 import sys, time
 begin = time.perf_counter()
-import autotrader.cli.commands, autotrader.cli.trade as trade
+import autotrader.cli.commands, autotrader.cli.backtest as backtests
 import autotrader.desk.report as report
 told = {"imports": time.perf_counter() - begin}
 def timed(module, name, key):
@@ -45,8 +45,8 @@ def timed(module, name, key):
         finally:
             told[key] = told.get(key, 0.0) + time.perf_counter() - begin
     setattr(module, name, outer)
-timed(trade, "backtest", "load, play, count and judge")
-timed(trade, "save_report", "write the report")
+timed(backtests, "backtest", "load, play, count and judge")
+timed(backtests, "save_report", "write the report")
 timed(report, "_pictures", "  its pictures")
 timed(report, "_costs", "  its stress table")
 sys.argv = ["autotrader", *sys.argv[1:]]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from autotrader.cli import quickstart
-from autotrader.cli.trade import choose, period
+from autotrader.cli.backtest import choose, period
 from autotrader.core.clock import SimulatedClock, parse_time
 from autotrader.core.errors import ConfigError, DataError, Rejected, Retryable
 from autotrader.data import bybit_history

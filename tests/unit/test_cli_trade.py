@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from autotrader.cli import trade
+from autotrader.cli import backtest
 from autotrader.cli.main import main
 from autotrader.config import logs
 
@@ -195,7 +195,7 @@ def test_a_rehearsal_that_breaks_off_leaves_the_one_before(desk: Path, monkeypat
     def breaks_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trade, "perform", breaks_off)
+    monkeypatch.setattr(backtest, "perform", breaks_off)
     assert run(desk, "rehearse", *MONTH).code != 0
     assert (desk / "data" / "rehearsal.db").read_bytes() == before
     assert sorted(path.name for path in (desk / "data").iterdir()) == ["rehearsal.db", "sample.db"]

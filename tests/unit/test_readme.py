@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import autotrader as at
-from autotrader.cli.trade import period
+from autotrader.cli.backtest import period
 from autotrader.config.settings import load
 from autotrader.desk.backtest import backtest_bot
 from autotrader.store.database import open_store
