@@ -16,8 +16,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from .execution import MOST_KEPT, Ears, bot_tag, link_id, to_event, to_protection, to_request
-from autotrader.bots.ledger import (
-    Ledger,
+from .limits import MINUTE_MS, Guard
+from autotrader.bots.projection import (
     Story,
     add_fill,
     describe,
@@ -28,8 +28,8 @@ from autotrader.bots.ledger import (
     veto_row,
     why_exit,
 )
-from .limits import MINUTE_MS, Guard
 from .replay import Folded, fill_after, fill_before, fold
+from .writer import JournalWriter
 from ..core.clock import Clock
 from ..core.errors import ConfigError, OutcomeUnknown, Rejected, Retryable, StoreError
 from ..core.market import Instrument
@@ -142,7 +142,7 @@ class SubBot:
         state: np.ndarray,  # (1,) STATE, new or recovered
         params: Mapping[int, np.ndarray],  # id → (1,) PARAMS
         exchange: Exchange,
-        ledger: Ledger,
+        writer: JournalWriter,
         clock: Clock,
         guard: Guard,  # one for all bots of the process
     ) -> None:
@@ -151,7 +151,7 @@ class SubBot:
         self.state = state
         self.params = dict(params)
         self.exchange = exchange
-        self.ledger = ledger
+        self.writer = writer
         self.clock = clock
         self.guard = guard
         guard.seat(bot, instrument=instrument, state=state)
@@ -179,14 +179,14 @@ class SubBot:
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #cb85ba7d
 def register(
-    ledger: Ledger,
+    writer: JournalWriter,
     bot: str,
     *,
     state: np.ndarray,  # (1,) STATE with `seq` 0
     params: np.ndarray,  # (1,) PARAMS
 ) -> None:
     "Store what a bot begins with; raises `StoreError` when other parameters have that id already."
-    with ledger.store.begin() as connection:
+    with writer.store.begin() as connection:
         journal.save_params(connection, bot, params, readable=_readable_params(params))
         journal.save_state(connection, bot, state, readable=readable_state(state[0]))
 
@@ -200,7 +200,7 @@ def learn(
     params: np.ndarray,  # (1,) PARAMS
 ) -> None:
     "Store parameters that a command will put in force; raises `StoreError` when others have that id already."
-    with bot.ledger.store.begin() as connection:
+    with bot.writer.store.begin() as connection:
         journal.save_params(connection, bot.bot, params, readable=_readable_params(params))
     bot.params[int(params["id"][0])] = params.copy()
 
@@ -209,16 +209,16 @@ def note_and_step(bot: SubBot, event: np.ndarray) -> np.ndarray:
     "Write down and step one event; returns the intents that want to be sent."
     state, seq = bot.state, int(bot.state["seq"][0]) + 1
     event["seq"] = seq
-    bot.ledger.event(bot.bot, event)
+    bot.writer.event(bot.bot, event)
     fill = fill_before(state, event)
     held, cost = int(state["qty"][0]), int(state["cost"][0])
     n = step(state[0], event[0], bot.rules(), bot._out)
     intents = bot._out[:n].copy()
     if fill is not None:
         fill_after(fill, state)
-    bot.ledger.intents(bot.bot, seq, intents, state.copy())
+    bot.writer.intents(bot.bot, seq, intents, state.copy())
     for i, row in enumerate(news_rows(bot.bot, int(event["ts_ms"][0]), intents)):
-        bot.ledger.row(SystemEvent, (bot.bot, seq, i), row)
+        bot.writer.row(SystemEvent, (bot.bot, seq, i), row)
     if event["kind"][0] == EventKind.EXTERNAL:
         _write_external(bot, event[0], held, cost)
     try:
@@ -234,7 +234,7 @@ def apply(bot: SubBot, event: np.ndarray) -> np.ndarray:
     "Note and step one event; returns the intents to send, which are committed then."
     wanted = note_and_step(bot, event)
     if len(wanted):
-        bot.ledger.commit()
+        bot.writer.commit()
     return wanted
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #828c9a56
@@ -259,7 +259,7 @@ def _write_decision(bot: SubBot, has_led_to_something: bool) -> None:
         "indicators": dict(indicators),
         "reason": reason,
     }
-    bot.ledger.row(Decision, (bot.bot, said.bar_ms), row)
+    bot.writer.row(Decision, (bot.bot, said.bar_ms), row)
 
 
 def _write_orders(bot: SubBot, event: np.void, fill: np.ndarray | None, intents: np.ndarray) -> None:
@@ -270,7 +270,7 @@ def _write_orders(bot: SubBot, event: np.void, fill: np.ndarray | None, intents:
     if fill is not None:
         story = story or books.venue_story(fill[0], int(event["seq"]), bot.ears.venue_id(int(event["key"])))
         add_fill(story, fill[0])
-        bot.ledger.row(Fill, f"{story.link}:{story.cum_qty}", fill_row(story, fill[0], bot.instrument))
+        bot.writer.row(Fill, f"{story.link}:{story.cum_qty}", fill_row(story, fill[0], bot.instrument))
     if story is not None and event["kind"] in (EventKind.ACK, EventKind.FILL, EventKind.DONE):
         _tell(bot, story, event)
         touched[story.key] = story
@@ -281,9 +281,9 @@ def _write_orders(bot: SubBot, event: np.void, fill: np.ndarray | None, intents:
             touched[int(intent["key"])] = books.stories[int(intent["key"])]
             touched[int(intent["key"])].status = "CANCELLING"
     for story in touched.values():
-        bot.ledger.row(Order, story.link, order_row(bot.bot, story, bot.instrument))
+        bot.writer.row(Order, story.link, order_row(bot.bot, story, bot.instrument))
         if story.cum_qty:
-            bot.ledger.row(Trade, story.link, trade_row(bot.bot, story, bot.instrument))
+            bot.writer.row(Trade, story.link, trade_row(bot.bot, story, bot.instrument))
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #13d1d9f3
 def _tell(bot: SubBot, story: Story, event: np.void) -> None:
@@ -296,7 +296,7 @@ def _tell(bot: SubBot, story: Story, event: np.void) -> None:
         story.status = Done(int(event["code"])).name
         story.refusal = bot.refusals.pop(story.key, None)
         if event["code"] == Done.VETOED:
-            bot.ledger.row(SystemEvent, (bot.bot, int(event["seq"]), "veto"), veto_row(bot.bot, story))
+            bot.writer.row(SystemEvent, (bot.bot, int(event["seq"]), "veto"), veto_row(bot.bot, story))
         bot.books.stories.pop(story.key, None)
     elif story.status in ("INTENT", "UNKNOWN"):
         story.status = "LIVE"
@@ -330,8 +330,8 @@ def _write_external(bot: SubBot, event: np.void, held: int, cost: int) -> None:
         cum_cost=paid,
         pnl_e8=gained,
     )
-    bot.ledger.row(Order, story.link, order_row(bot.bot, story, bot.instrument))
-    bot.ledger.row(Trade, story.link, trade_row(bot.bot, story, bot.instrument))
+    bot.writer.row(Order, story.link, order_row(bot.bot, story, bot.instrument))
+    bot.writer.row(Trade, story.link, trade_row(bot.bot, story, bot.instrument))
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #1045fd12
 def _place(bot: SubBot, intent: np.void) -> np.ndarray | None:
@@ -524,8 +524,8 @@ def recover(store: Store, bot: str) -> Folded | None:
     return fold(first, journal.read(store, bot, EVENT), journal.load_params(store, bot, PARAMS))
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #7302ee25
-class _Silent(Ledger):
-    "A ledger in which nothing is kept: what it is told is written already."
+class _Silent(JournalWriter):
+    "A writer in which nothing is kept: what it is told is written already."
 
     def event(self, bot: str, event: np.ndarray) -> None:
         pass
@@ -561,10 +561,10 @@ def revive(bot: SubBot, store: Store) -> None:
     bot.params |= journal.load_params(store, bot.bot, PARAMS)
     bot._said = None
     over, bot.state[:] = _settled(bot, events)
-    kept, bot.ledger = bot.ledger, _Silent(store)
+    kept, bot.writer = bot.writer, _Silent(store)
     for i in range(over, len(events)):
         note_and_step(bot, events[i : i + 1].copy())
-    bot.ledger = kept
+    bot.writer = kept
     _recall(bot, store, events)
 
 

@@ -41,13 +41,13 @@ from ..desk.results import FILL_COLUMNS, Result, as_row, fill_rows
 from ..desk.told import bars_of, identity, luck_said, notes_of, together
 from ..engine.events import Done, Purpose
 from ..runner.parity import decision_parity, model_parity
-from ..runner.rehearsal import Performance
+from ..runner.rehearsal import BotRehearsal
 from ..runner.rehearsal import rehearse as perform
 from ..store.candles import coverage
 from ..store.database import Store, open_store, resolve_url
 from ..store.series import load_funding
 from ..store.tables import Order
-from ..strategy.bots import simulate
+from ..strategy.setup import simulate
 from ..strategy.source import strategy_from
 from ..strategy.templates import name_of
 
@@ -424,7 +424,7 @@ def _settle(new: Path, place: Path) -> None:
     new.replace(place)
 
 # %% ../../nbs/99_cli/40_backtest.ipynb #bb7875cd
-def _compare(store: Store, done: Performance) -> dict[str, Any]:
+def _compare(store: Store, done: BotRehearsal) -> dict[str, Any]:
     "A bot's journal against the policy, and its fills against the backtest."
     result, simulated = done.result, simulate(done.result.part)
     decided, ours = decision_parity(store, result.part.bot), result.run

@@ -163,7 +163,7 @@ def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
     from autotrader.engine.events import INTENT, MAX_INTENTS, EventKind, IntentKind, Note, new_event, new_state
     from autotrader.engine.policy import step
     from autotrader.features.indicators import compute
-    from autotrader.strategy.bots import params_for
+    from autotrader.strategy.setup import params_for
 
     candles, params, out = market.candles, params_for(bot, market.instrument), np.zeros(MAX_INTENTS, INTENT)
     tiers = ["mult_low", "mult_medium", "mult_high"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from ..bots.ledger import why_exit
+from ..bots.projection import why_exit
 from ..bots.replay import fill_after, fill_before, fold
 from .backtest import rehearsal_file, wrapped
 from .options import database_of, open_database

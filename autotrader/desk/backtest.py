@@ -28,7 +28,7 @@ from .results import Result
 from ..engine.events import NEVER_MS
 from ..store.candles import coverage
 from ..store.database import Store, open_store
-from ..strategy.bots import Part, history_from, part_for, simulate, strategy_for
+from ..strategy.setup import Part, history_from, part_for, simulate, strategy_for
 from ..strategy.source import strategy_from
 from ..strategy.templates import Strategy
 from ..validation.trials import counted, record

@@ -34,7 +34,7 @@ from ..data.joined import Market
 from ..engine.metrics import daily_returns, round_trips
 from ..engine.simulate import Run
 from ..store.database import Store, open_store
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 from ..strategy.templates import TEMPLATES, Own, Strategy
 from ..validation.trials import BATCH, Counted, Study, Trial, counted, digest, record
 

@@ -38,7 +38,7 @@ from ..engine.metrics import Stats, daily_returns, days_per_year, in_table, in_w
 from ..engine.simulate import Ints, Run
 from ..plots.results import equity_figure, equity_svg, framed
 from ..plots.tables import months_svg
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 if TYPE_CHECKING:
     from bokeh.models import Column

@@ -46,15 +46,14 @@ from .report import body, heading
 from .results import Result, entry_rank
 from .told import bars_in
 from ..engine import cache_home, source_hash
-from ..engine.metrics import Market as Held
-from ..engine.metrics import Stats, daily_returns, days_per_year, market_of, measure
+from ..engine.metrics import Benchmark, Stats, benchmark_of, daily_returns, days_per_year, measure
 from ..engine.signals import Signals
 from ..engine.simulate import Ints, make_tape
 from ..features.indicators import compute, over_history, settle, unknown
 from ..plots.tables import surface_svg
 from ..search.grid import Axis, Plateau, Ranges, Value, as_ranges, combinations, plateau
 from ..store.database import Store
-from autotrader.strategy.bots import (
+from autotrader.strategy.setup import (
     Part,
     costs_for,
     eras_for,
@@ -352,7 +351,7 @@ def _sharing(strategy: Strategy, columns: Columns) -> Strategy:
 class _Ground:
     task: Task
     part: Part  # of the first combination
-    held: Held  # the market itself
+    held: Benchmark  # the market itself
     price: float  # typical one, quote coin
     columns: Columns
 
@@ -372,7 +371,7 @@ class _Ground:
 
 def _ground(task: Task, first: Variant) -> _Ground:
     part = part_for(first.bot, task.history, task.market, first.costs, strategy=first.strategy)
-    held = market_of(part.tape, unit_e8=part.instrument.rules.unit_e8)
+    held = benchmark_of(part.tape, unit_e8=part.instrument.rules.unit_e8)
     return _Ground(task, part, held, float(np.median(task.market.candles.close)), Columns())
 
 # %% ../../nbs/64_desk/40_sweep.ipynb #f35c2949

@@ -21,17 +21,17 @@ from ..core.market import Floats
 from ..engine.events import Purpose
 from autotrader.engine.metrics import (
     Stats,
+    benchmark_of,
     daily_returns,
     days_per_year,
     deepest_drawdowns,
-    market_of,
     measure,
     monthly_returns,
     round_trips,
     sharpe_ratio,
 )
 from ..engine.simulate import Ints, Run, Tape
-from ..strategy.bots import MAX_STRESS, Part, simulate, stressed
+from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
 
 if TYPE_CHECKING:
     from autotrader.validation.luck import Luck
@@ -61,7 +61,7 @@ def market_frac(part: Part) -> float:
 def stats_of(part: Part, run: Run) -> Stats:
     "The statistics, beside what the market itself did."
     tape, unit_e8 = part.tape, part.instrument.rules.unit_e8
-    return measure(run, wallet_e8=part.wallet_e8, bars=len(tape.open_ms), market=market_of(tape, unit_e8=unit_e8))
+    return measure(run, wallet_e8=part.wallet_e8, bars=len(tape.open_ms), market=benchmark_of(tape, unit_e8=unit_e8))
 
 # %% ../../nbs/64_desk/05_told.ipynb #ec19d57b
 def _costs_in(part: Part) -> str:

@@ -65,7 +65,7 @@ from ..engine.simulate import Ints
 from ..plots.spread import windows_svg
 from ..search.grid import Axis, Ranges, Value, as_ranges, plateau
 from ..store.database import Store
-from ..strategy.bots import Part, history_from, part_for, simulate, strategy_for
+from ..strategy.setup import Part, history_from, part_for, simulate, strategy_for
 from ..strategy.templates import Strategy, name_of
 from ..validation.luck import Luck, in_words, judge
 from ..validation.overfit import Overfit, overfitting

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIP', 'DAYS_PER_YEAR', 'FEWEST_DAYS', 'DRAWDOWN', 'round_trips', 'daily_returns', 'calendar_days', 'days_per_year',
-           'sharpe_ratio', 'sortino_ratio', 'yearly_growth', 'Market', 'market_of', 'Stats', 'measure', 'Months',
+           'sharpe_ratio', 'sortino_ratio', 'yearly_growth', 'Benchmark', 'benchmark_of', 'Stats', 'measure', 'Months',
            'monthly_returns', 'deepest_drawdowns', 'in_words', 'in_table']
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #1679ef16
@@ -167,7 +167,7 @@ def _deepest_fall(start: int, closes: Ints) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Market:
+class Benchmark:
     "What buying at the first open and holding brought, without costs or funding, and the worth of a tick × step."
 
     unit_e8: int  # quote coin of one tick × one step
@@ -176,7 +176,7 @@ class Market:
     max_drawdown: float  # at closes of fine bars, fraction of the peak
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #c78cbcce
-def market_of(tape: Tape, *, unit_e8: int) -> Market:  # unit_e8: `VenueRules.unit_e8`
+def benchmark_of(tape: Tape, *, unit_e8: int) -> Benchmark:  # unit_e8: `VenueRules.unit_e8`
     "Measure the market a tape recorded."
     start, first_ms, last_ms = int(tape.open[0]), int(tape.open_ms[0]), int(tape.open_ms[-1])
     ends = np.arange(first_ms // DAY_MS, last_ms // DAY_MS + 1) * DAY_MS + DAY_MS
@@ -184,7 +184,7 @@ def market_of(tape: Tape, *, unit_e8: int) -> Market:  # unit_e8: `VenueRules.un
     last = last[last >= 0]
     closes = np.concatenate(([start], tape.close[last]))
     daily = np.diff(closes) / closes[:-1]
-    return Market(
+    return Benchmark(
         unit_e8=unit_e8,
         return_frac=float(tape.close[-1] / start - 1.0),
         sharpe=sharpe_ratio(daily, days_per_year((tape.open_ms[last] + tape.bar_ms - 1) // DAY_MS * DAY_MS)),
@@ -286,7 +286,7 @@ def _of_trips(trips: np.ndarray) -> dict[str, Any]:
     }
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #a3e79d69
-def _of_books(run: Run, wallet_e8: int, pnl: float, market: Market | None) -> dict[str, Any]:
+def _of_books(run: Run, wallet_e8: int, pnl: float, market: Benchmark | None) -> dict[str, Any]:
     state, venue = run.state[0], run.venue[0]
     fees, funding, slippage = (int(e8) / 1e8 for e8 in (state["fees_e8"], state["funding_e8"], venue["slippage_e8"]))
     gross = pnl + fees + slippage - funding
@@ -314,7 +314,7 @@ def measure(
     *,
     wallet_e8: int,  # money at the start
     bars: int,  # fine bars played
-    market: Market | None = None,  # of the same tape; without it turnover and comparison are not known
+    market: Benchmark | None = None,  # of the same tape; without it turnover and comparison are not known
 ) -> Stats:
     "Statistics of a run."
     gain_e8 = int(run.day_equity_e8[-1]) - wallet_e8 if len(run.day_equity_e8) else 0

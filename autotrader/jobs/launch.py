@@ -29,7 +29,7 @@ from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, JobError
 from . import FOLDER, write_whole
 from .manifest import read
-from .templates import Template, fill, find
+from .templates import JobTemplate, fill, find
 from ..store.database import Store, insert_new
 from ..store.tables import JobRun
 
@@ -185,7 +185,7 @@ def _claim(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _take(
-    template: Template, values: Mapping[str, Any], store: Store, *, settings: Settings, clock: Clock, **limits: Any
+    template: JobTemplate, values: Mapping[str, Any], store: Store, *, settings: Settings, clock: Clock, **limits: Any
 ) -> Job:
     "A queued row; raises `JobError` where the same job is active."
     claim, now_ms = _claim(template.name, values), clock.now_ms()
@@ -215,7 +215,7 @@ _WORKER = "import sys; sys.modules['rfc3987_syntax'] = None; from autotrader.job
 _started: list["subprocess.Popen[bytes]"] = []  # so that those that ended are reaped
 
 
-def _start(job: Job, template: Template, store: Store, settings: Settings) -> None:
+def _start(job: Job, template: JobTemplate, store: Store, settings: Settings) -> None:
     "Make the folder and the process; raises `JobError`, and then the row says failed."
     _started[:] = [process for process in _started if process.poll() is None]
     folder = settings.folder / job.folder

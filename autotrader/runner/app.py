@@ -29,17 +29,17 @@ from ..core.errors import ConfigError, DataError, StoreError
 from ..core.market import Instrument
 from ..data.instruments import known
 from ..desk.backtest import prepare
-from ..exchange.streams import PublicFeed, Wanted
+from ..exchange.streams import PublicFeed, Subscription
 from .control import Commands
-from .floor import Floor, state_of, stored_book
 from .lease import TTL_MS, Tenure, is_dead, told, try_take
 from .live import Live
 from .replay import Replay, ReplayPlan, replay_file, script_of
-from .schedule import Inbox, Task, by_cron, every, started
+from .schedule import Inbox, ScheduledTask, by_cron, every, started
+from .supervisor import Supervisor, state_of, stored_book
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
 from ..store.database import Store, open_store, tidy
 from ..store.series import load_instrument
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/80_app.ipynb #25ba6124
 class Driver(Protocol):
@@ -67,14 +67,14 @@ class Driver(Protocol):
         "Do what is due, or wait so long at most."
         ...
 
-    def tasks(self) -> list[Task]: ...
+    def tasks(self) -> list[ScheduledTask]: ...
 
     def stop(self) -> None: ...
 
 # %% ../../nbs/90_runner/80_app.ipynb #c55351d3
-def _pulse(floor: Floor, driver: Driver | None, state: str) -> None:
+def _pulse(supervisor: Supervisor, driver: Driver | None, state: str) -> None:
     "Give a sign of life for the process and for each bot; raises `LeaseLost` when a later runner gives them."
-    now_ms, epoch = floor.clock.now_ms(), floor.tenure.epoch
+    now_ms, epoch = supervisor.clock.now_ms(), supervisor.tenure.epoch
     details: dict[str, Any] = {
         "state": state,
         "pid": os.getpid(),
@@ -84,13 +84,13 @@ def _pulse(floor: Floor, driver: Driver | None, state: str) -> None:
     if driver is not None:
         names = ("mode", "speed", "since_ms", "until_ms", "time_ms", "feed")
         details |= {name: getattr(driver, name) for name in names}
-    if not beat(floor.store, "runner", now_ms=now_ms, epoch=epoch, details=details):
+    if not beat(supervisor.store, "runner", now_ms=now_ms, epoch=epoch, details=details):
         raise LeaseLost("another runner gives signs of life: this one stops")
-    for bot, seat in floor.seats.items():
+    for bot, seat in supervisor.seats.items():
         bot_state, why = state_of(seat)
         told_ms = driver.time_ms if driver is not None else now_ms
         row = {"state": bot_state, "why": why, "bar_ms": seat.bar_ms, "time_ms": told_ms}
-        beat(floor.store, f"runner/{bot}", now_ms=now_ms, epoch=epoch, details=row)
+        beat(supervisor.store, f"runner/{bot}", now_ms=now_ms, epoch=epoch, details=row)
 
 
 def _state(driver: Driver) -> str:
@@ -98,39 +98,41 @@ def _state(driver: Driver) -> str:
 
 # %% ../../nbs/90_runner/80_app.ipynb #be379da2
 COMMANDS_S, PULSE_S, RETRY_S, DAY_S = 0.3, 2.0, 5.0, 86_400.0
-Build = Callable[[Floor], Driver]
+Build = Callable[[Supervisor], Driver]
 
 
-def _turn(floor: Floor, driver: Driver, *, stop: threading.Event, stay: bool, on_news: Callable[[str], None]) -> None:
+def _turn(
+    supervisor: Supervisor, driver: Driver, *, stop: threading.Event, stay: bool, on_news: Callable[[str], None]
+) -> None:
     "Trade under one lease, until told to stop or a replay is over; raises `LeaseLost` or `StoreError` to begin the next turn."
-    inbox, commands = Inbox(), Commands(floor)
+    inbox, commands = Inbox(), Commands(supervisor)
     tasks = [
         every("commands", COMMANDS_S, commands.take),
-        every("pulse", PULSE_S, lambda: _pulse(floor, driver, _state(driver))),
-        by_cron("housekeeping", "10 0 * * *", lambda: tidy(floor.store), zone=UTC, grace_s=DAY_S),
+        every("pulse", PULSE_S, lambda: _pulse(supervisor, driver, _state(driver))),
+        by_cron("housekeeping", "10 0 * * *", lambda: tidy(supervisor.store), zone=UTC, grace_s=DAY_S),
         *driver.tasks(),
     ]
     scheduler, where = started(tasks, inbox), "a replay" if driver.mode == "replay" else "paper"
     try:
-        floor.tell("INFO", "STARTUP", f"trading on {where}: {', '.join(floor.seats)}")
-        floor.ledger.commit()
-        on_news(f"trading on {where}: {', '.join(floor.seats)}")
-        _pulse(floor, driver, _state(driver))
+        supervisor.tell("INFO", "STARTUP", f"trading on {where}: {', '.join(supervisor.seats)}")
+        supervisor.writer.commit()
+        on_news(f"trading on {where}: {', '.join(supervisor.seats)}")
+        _pulse(supervisor, driver, _state(driver))
         is_over, told_of = False, 0
         while not stop.is_set() and not (is_over and not stay):
-            floor.tenure.turn()
+            supervisor.tenure.turn()
             inbox.work()
             driver.advance(0.1)
             commands.settle()
             if commands.answered > told_of:  # people look at once
                 told_of = commands.answered
-                _pulse(floor, driver, _state(driver))
+                _pulse(supervisor, driver, _state(driver))
             if driver.is_over and not is_over:
                 is_over = True
                 on_news(f"the replay is over, at {iso(driver.time_ms)}")
-        floor.tell("INFO", "SHUTDOWN", "the replay is over" if is_over else "stopped")
-        floor.ledger.commit()
-        _pulse(floor, driver, "over" if is_over else "stopping")
+        supervisor.tell("INFO", "SHUTDOWN", "the replay is over" if is_over else "stopped")
+        supervisor.writer.commit()
+        _pulse(supervisor, driver, "over" if is_over else "stopping")
     finally:
         scheduler.shutdown(wait=False)
         driver.stop()
@@ -225,10 +227,11 @@ def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> 
     instruments = {bot.symbol: _instrument(store, bot, clock.now_ms()) for bot in bots}
     frames = {symbol: {bot.timeframe for bot in bots if bot.symbol == symbol} for symbol in instruments}
     wanted = [
-        Wanted(instrument=instruments[symbol], timeframes=tuple(sorted(names))) for symbol, names in frames.items()
+        Subscription(instrument=instruments[symbol], timeframes=tuple(sorted(names)))
+        for symbol, names in frames.items()
     ]
 
-    def build(floor: Floor) -> Driver:
+    def build(supervisor: Supervisor) -> Driver:
         feed = PublicFeed(
             wanted,
             clock=clock,
@@ -237,7 +240,7 @@ def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> 
             endpoint=market.endpoint,
             stream=market.stream,
         )
-        return Live(floor, settings, instruments, feed)
+        return Live(supervisor, settings, instruments, feed)
 
     return build
 
@@ -252,7 +255,7 @@ def _opened(
     market: Addresses,
     on_news: Callable[[str], None],  # lines for people
 ) -> Iterator[tuple[Store, Build]]:
-    "The floor's database, and what builds its driver."
+    "The supervisor's database, and what builds its driver."
     if plan is None:
         with open_store(settings.database_url, folder=settings.folder) as store:
             yield store, _live(settings, store, clock, market)
@@ -262,7 +265,7 @@ def _opened(
     if file.exists() and (plan.is_fresh or others):
         on_news(f"the replay before is kept as {_set_aside(file, clock=clock)}")
     with open_store(replay_url(settings), create=True) as store:
-        yield store, lambda floor: Replay(floor, parts, speed=speed)
+        yield store, lambda supervisor: Replay(supervisor, parts, speed=speed)
 
 # %% ../../nbs/90_runner/80_app.ipynb #deda2760
 def run(
@@ -291,10 +294,10 @@ def run(
                     stop.wait(0.5)
                     continue
                 holder = ""
-                floor = Floor(store, risk=settings.risk, clock=clock, tenure=tenure)
-                _pulse(floor, None, "starting")
-                driver, has_traded = build(floor), True
-                _turn(floor, driver, stop=stop, stay=stay, on_news=on_news)
+                supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
+                _pulse(supervisor, None, "starting")
+                driver, has_traded = build(supervisor), True
+                _turn(supervisor, driver, stop=stop, stay=stay, on_news=on_news)
                 return 0
             except LeaseLost as lost:
                 on_news(str(lost))
@@ -342,25 +345,25 @@ def direct(
         if isinstance(tenure, str):
             raise ConfigError(f"{told(tenure)} trades on this database: leave out --direct, it hears the command")
         try:
-            floor = Floor(store, risk=settings.risk, clock=clock, tenure=tenure)
+            supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
             return _do_one(
-                floor, build(floor), request(store, name, bot=chosen, who=who, args={}, now_ms=clock.now_ms())
+                supervisor, build(supervisor), request(store, name, bot=chosen, who=who, args={}, now_ms=clock.now_ms())
             )
         finally:
             tenure.end()
 
 
-def _do_one(floor: Floor, driver: Driver, number: int) -> dict[str, Any]:
+def _do_one(supervisor: Supervisor, driver: Driver, number: int) -> dict[str, Any]:
     "Carry out one command and go on until it is answered."
-    commands, deadline = Commands(floor), time.monotonic() + DIRECT_S
+    commands, deadline = Commands(supervisor), time.monotonic() + DIRECT_S
     try:
         commands.take()
-        while (now := status_of(floor.store, number)).state == "taken" and time.monotonic() < deadline:
-            floor.tenure.turn()
+        while (now := status_of(supervisor.store, number)).state == "taken" and time.monotonic() < deadline:
+            supervisor.tenure.turn()
             driver.advance(0.1)
             commands.settle()
-        floor.ledger.commit()
-        _pulse(floor, driver, "stopping")
+        supervisor.writer.commit()
+        _pulse(supervisor, driver, "stopping")
         return {"state": now.state, **(now.result or {"message": "no answer: look at the log"})}
     finally:
         driver.stop()

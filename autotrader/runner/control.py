@@ -16,20 +16,20 @@ from typing import Any, Literal
 
 from ..bots.subbot import command
 from ..engine.events import Command
-from .floor import Floor, Seat, attempt, state_of
+from .supervisor import Seat, Supervisor, attempt, state_of
 from ..store.control import Request, answer, take, waiting
 
 # %% ../../nbs/90_runner/35_control.ipynb #3648e7fd
 _CODES = {"stop": Command.PAUSE, "resume": Command.RESUME, "flatten": Command.FLATTEN}
 
 
-def obey(floor: Floor, name: str, seats: Sequence[Seat]) -> None:
+def obey(supervisor: Supervisor, name: str, seats: Sequence[Seat]) -> None:
     "Carry out stop, resume or flatten for some bots."
     for seat in seats:
-        if attempt(floor, seat, partial(command, seat.bot, _CODES[name])) and name == "resume":
+        if attempt(supervisor, seat, partial(command, seat.bot, _CODES[name])) and name == "resume":
             seat.trouble = ""
         seat.settle()
-    floor.ledger.commit()
+    supervisor.writer.commit()
 
 
 def outcome(name: str, seats: Sequence[Seat]) -> dict[str, Any]:
@@ -64,30 +64,30 @@ class _Open:
 class Commands:
     "The commands of one runner, from taking to answering."
 
-    def __init__(self, floor: Floor) -> None:
-        self.floor = floor
-        self.epoch = floor.tenure.epoch
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.epoch = supervisor.tenure.epoch
         self.answered = 0
         self._open: list[_Open] = []
 
     def take(self) -> None:
         "Take what is asked, and act on it at once."
-        for asked in waiting(self.floor.store, epoch=self.epoch):
-            now_ms = self.floor.clock.now_ms()
-            if not take(self.floor.store, asked.id, epoch=self.epoch, now_ms=now_ms):
+        for asked in waiting(self.supervisor.store, epoch=self.epoch):
+            now_ms = self.supervisor.clock.now_ms()
+            if not take(self.supervisor.store, asked.id, epoch=self.epoch, now_ms=now_ms):
                 continue
-            seats = [seat for bot, seat in self.floor.seats.items() if asked.bot in (None, bot)]
+            seats = [seat for bot, seat in self.supervisor.seats.items() if asked.bot in (None, bot)]
             if seats:
-                obey(self.floor, asked.command, seats)
+                obey(self.supervisor, asked.command, seats)
                 self._open.append(_Open(asked, seats, now_ms + FLAT_MS))
             else:
-                there = ", ".join(self.floor.seats) or "none"
+                there = ", ".join(self.supervisor.seats) or "none"
                 self._answer(asked, "failed", {"message": f"no bot {asked.bot} trades here: {there}"})
         self.settle()
 
     def settle(self) -> None:
         "Answer what is done."
-        now_ms = self.floor.clock.now_ms()
+        now_ms = self.supervisor.clock.now_ms()
         for job in list(self._open):
             name = job.asked.command
             if name != "flatten" or now_ms >= job.until_ms or all(seat.is_flat for seat in job.seats):
@@ -97,6 +97,6 @@ class Commands:
                 self._answer(job.asked, "failed" if is_broken else "done", told)
 
     def _answer(self, asked: Request, state: Literal["done", "failed"], result: dict[str, Any]) -> None:
-        now_ms = self.floor.clock.now_ms()
+        now_ms = self.supervisor.clock.now_ms()
         self.answered += 1
-        answer(self.floor.store, asked.id, state=state, result=result, epoch=self.epoch, now_ms=now_ms)
+        answer(self.supervisor.store, asked.id, state=state, result=result, epoch=self.epoch, now_ms=now_ms)

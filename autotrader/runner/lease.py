@@ -60,7 +60,7 @@ def told(holder: str) -> str:
 # %% ../../nbs/90_runner/25_lease.ipynb #0d6b4f86
 NAME = "runner"
 TTL_MS = 15_000  # after so long without a sign others take over
-HUNG_MS = 60_000  # a floor that has not turned for so long has hung: its lease may run out
+HUNG_MS = 60_000  # a supervisor that has not turned for so long has hung: its lease may run out
 
 
 def _evict(store: Store, holder: str) -> None:
@@ -88,7 +88,7 @@ class Tenure:
         return self.lease.epoch
 
     def turn(self) -> None:
-        "The floor is alive; raises `LeaseLost`."
+        "The supervisor is alive; raises `LeaseLost`."
         self._turned_ms = monotonic_ms()
         self.check()
 

@@ -28,10 +28,10 @@ from autotrader.engine.events import (
     readable,
 )
 from ..engine.simulate import Ints, Run
-from .rehearsal import Performance
+from .rehearsal import BotRehearsal
 from ..store import journal
 from ..store.database import Store
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/20_parity.ipynb #ca6057e5
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ def _together(first: _Trip, second: _Trip) -> _Trip:
 
 # %% ../../nbs/90_runner/20_parity.ipynb #eba203c6
 def _decided(
-    part: Part, performance: Performance, events: np.ndarray
+    part: Part, performance: BotRehearsal, events: np.ndarray
 ) -> tuple[dict[int, int], dict[tuple[int, int], str]]:
     "When each trip of a rehearsal was decided, and what became of entries that did not fill, by (bar, side)."
     folded = performance.folded
@@ -189,7 +189,7 @@ def _outside_e8(run: Run) -> int:
 
 def model_parity(
     store: Store,  # of the rehearsal
-    performance: Performance,
+    performance: BotRehearsal,
     simulated: Run,  # of the same part
 ) -> ModelParity:
     "Take the difference between a rehearsal and its simulation apart; the causes sum to it exactly, else `StoreError`."

@@ -20,8 +20,7 @@ from ..bots.subbot import learn
 from ..config.settings import Settings
 from ..core.clock import SimulatedClock
 from ..core.errors import ConfigError
-from .floor import Floor, Seat, attempt, stored_book, take_seat
-from .schedule import Task
+from .schedule import ScheduledTask
 from autotrader.runner.stage import (
     Actor,
     ReplayFeed,
@@ -34,7 +33,8 @@ from autotrader.runner.stage import (
     speak,
     turn_over,
 )
-from ..strategy.bots import Part
+from .supervisor import Seat, Supervisor, attempt, stored_book, take_seat
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/40_replay.ipynb #b83cf1d5
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +76,9 @@ def script_of(part: Part) -> str:
 _BEGINNING = {"at": 0, "stage": 0, "mark": 0, "eras": 0}
 
 
-def _place(floor: Floor, part: Part, script: str) -> dict[str, Any]:
+def _place(supervisor: Supervisor, part: Part, script: str) -> dict[str, Any]:
     "Where a bot was; raises `ConfigError` on another script than that of the database."
-    row = stored_book(floor.store, part.bot)
+    row = stored_book(supervisor.store, part.bot)
     cursor: dict[str, Any] = _BEGINNING | (row["cursor"] if row is not None else {"script": script})
     if cursor["script"] != script:
         raise ConfigError(
@@ -92,11 +92,13 @@ def _clock(part: Part, played: int) -> SimulatedClock:
     return SimulatedClock(int(opens[played - 1]) + part.tape.bar_ms if played else int(opens[0]))
 
 
-def _seat(floor: Floor, part: Part, clock: SimulatedClock, *, eras: int, cursor: Callable[[], dict[str, Any]]) -> Seat:
+def _seat(
+    supervisor: Supervisor, part: Part, clock: SimulatedClock, *, eras: int, cursor: Callable[[], dict[str, Any]]
+) -> Seat:
     "Seat a bot under the rules after so many of its eras have begun; it learns what later ones will ask for."
     rules = part.eras[eras - 1] if eras else part
     seat = take_seat(
-        floor,
+        supervisor,
         part.bot,
         instrument=rules.instrument,
         params=rules.params,
@@ -111,15 +113,17 @@ def _seat(floor: Floor, part: Part, clock: SimulatedClock, *, eras: int, cursor:
     return seat
 
 # %% ../../nbs/90_runner/40_replay.ipynb #72a77c4b
-def _cast(floor: Floor, part: Part) -> tuple[Actor, Seat]:
+def _cast(supervisor: Supervisor, part: Part) -> tuple[Actor, Seat]:
     "Seat a bot and put it where it was; raises `ConfigError` on another script than that of the database."
     script = script_of(part)
-    cursor = _place(floor, part, script)
+    cursor = _place(supervisor, part, script)
     stage, feed = Stage(cursor["stage"]), ReplayFeed(part.tape)
     feed.at = cursor["at"]
     clock = _clock(part, feed.at + (stage is not Stage.PLAY))
     cast: list[Actor] = []
-    seat = _seat(floor, part, clock, eras=cursor["eras"], cursor=lambda: _place_of(cast[0], script) if cast else cursor)
+    seat = _seat(
+        supervisor, part, clock, eras=cursor["eras"], cursor=lambda: _place_of(cast[0], script) if cast else cursor
+    )
     actor = Actor(
         part=part,
         bot=seat.bot,
@@ -174,12 +178,14 @@ def _begin_ms(actors: Sequence[Actor]) -> int:
     return min((ms - bar_ms for ms, bar_ms in closes), default=max(_span(a.part)[1] for a in actors))
 
 
-def play_one(floor: Floor, actor: Actor, seat: Seat) -> bool:
+def play_one(supervisor: Supervisor, actor: Actor, seat: Seat) -> bool:
     "Let a bot live through its bar; returns whether one of its own timeframe ended. What is left of the bar after a failure is lost to it."
     at, own = actor.feed.at, actor.part.tape.bot_bar
-    if attempt(floor, seat, partial(change_rules, actor)) and attempt(floor, seat, partial(live_through, actor)):
-        attempt(floor, seat, partial(speak, actor), is_vital=False)
-        attempt(floor, seat, partial(count, actor))
+    if attempt(supervisor, seat, partial(change_rules, actor)) and attempt(
+        supervisor, seat, partial(live_through, actor)
+    ):
+        attempt(supervisor, seat, partial(speak, actor), is_vital=False)
+        attempt(supervisor, seat, partial(count, actor))
     seat.mark = actor.mark
     if not seat.is_out:
         turn_over(actor)
@@ -200,14 +206,14 @@ class Replay:
 
     def __init__(
         self,
-        floor: Floor,
+        supervisor: Supervisor,
         parts: Sequence[Part],
         *,
         speed: float,  # replay seconds per second; 0: as fast as it goes
     ) -> None:
-        self.floor = floor
+        self.supervisor = supervisor
         self.speed: float | None = speed
-        cast = [_cast(floor, part) for part in parts]
+        cast = [_cast(supervisor, part) for part in parts]
         self.actors = [actor for actor, _ in cast]
         self.seats = {actor.part.bot: seat for actor, seat in cast}
         self.since_ms: int | None = min(_span(part)[0] for part in parts)
@@ -237,13 +243,13 @@ class Replay:
 
     def _moment(self, now_ms: int, due: Sequence[Actor]) -> None:
         "Play all bars that close together, in one transaction."
-        ended = [play_one(self.floor, actor, self.seats[actor.part.bot]) for actor in due]
+        ended = [play_one(self.supervisor, actor, self.seats[actor.part.bot]) for actor in due]
         self.time_ms = now_ms
         if any(ended):
-            snapshot(self.floor.ledger, [(a.bot, a.mark) for a in self.actors], now_ms)
-        self.floor.ledger.commit()
+            snapshot(self.supervisor.writer, [(a.bot, a.mark) for a in self.actors], now_ms)
+        self.supervisor.writer.commit()
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ScheduledTask]:
         "What is due by the world's clock: nothing."
         return []
 

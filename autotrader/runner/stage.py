@@ -13,8 +13,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from ..bots.ledger import Ledger, balance_row, portfolio_row
+from ..bots.projection import balance_row, portfolio_row
 from ..bots.subbot import Said, SubBot, close_bar, command, decide, listen, tick
+from ..bots.writer import JournalWriter
 from ..core.clock import SimulatedClock, iso
 from ..core.errors import AutotraderError
 from ..core.market import from_e8
@@ -24,7 +25,7 @@ from ..engine.simulate import Ints, Tape
 from ..exchange.account import Book
 from ..exchange.paper import PaperExchange, RoughExchange
 from ..store.tables import BotBalance, PortfolioHistory
-from ..strategy.bots import Part
+from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/05_stage.ipynb #a6b6c16a
 class ReplayFeed:
@@ -221,12 +222,12 @@ def in_step(actors: Sequence[Actor]) -> Iterator[tuple[int, list[Actor]]]:
 
 
 def snapshot(
-    ledger: Ledger,
+    writer: JournalWriter,
     bots: Sequence[tuple[SubBot, int]],  # each with its newest price, ticks
     ts_ms: int,
 ) -> None:
     "Write what every bot and all together are worth."
     balances = [balance_row(b.bot, b.state, instrument=b.instrument, mark=mark, ts_ms=ts_ms) for b, mark in bots]
     for row in balances:
-        ledger.row(BotBalance, (row["bot"], ts_ms), row)
-    ledger.row(PortfolioHistory, ts_ms, portfolio_row(balances))
+        writer.row(BotBalance, (row["bot"], ts_ms), row)
+    writer.row(PortfolioHistory, ts_ms, portfolio_row(balances))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORLDS', 'SKETCH', 'BATCH', 'Trial', 'Study', 'digest', 'factors', 'scores', 'likeness', 'independent',
-           'independent_streams', 'record', 'done', 'Counted', 'counted', 'Tried', 'studies']
+           'independent_streams', 'record', 'done', 'Counted', 'counted', 'StudySummary', 'studies']
 
 # %% ../../nbs/45_validation/50_trials.ipynb #215526dc
 import hashlib
@@ -388,7 +388,7 @@ def counted(store: Store, *, venue: str, symbol: str) -> Counted:
 
 # %% ../../nbs/45_validation/50_trials.ipynb #842ba240
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class StudySummary:
     "A study as a person asks for it."
 
     kind: str  # "backtest", "sweep", …, or several
@@ -410,11 +410,11 @@ def studies(
     venue: str | None = None,  # None: all
     symbol: str | None = None,  # None: all
     limit: int = 100,
-) -> list[Tried]:  # newest first
+) -> list[StudySummary]:  # newest first
     "The studies of a market, or of all of them."
-    columns = [getattr(StudyRow, name) for name in Tried.__dataclass_fields__]
+    columns = [getattr(StudyRow, name) for name in StudySummary.__dataclass_fields__]
     asked = sa.select(*columns).order_by(StudyRow.updated_ms.desc(), StudyRow.id.desc()).limit(limit)
     for column, wanted in ((StudyRow.venue, venue), (StudyRow.symbol, symbol)):
         asked = asked if wanted is None else asked.where(column == wanted)
     with store.read() as connection:
-        return [Tried(**row._mapping) for row in connection.execute(asked)]
+        return [StudySummary(**row._mapping) for row in connection.execute(asked)]

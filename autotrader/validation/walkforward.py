@@ -17,7 +17,7 @@ from ..core.clock import DAY_MS, iso
 from ..core.errors import ConfigError, DataError
 from ..core.executor import Executor
 from ..core.market import Floats
-from .splits import Ints, Spans, walk_forward_splits
+from .splits import Ints, LabelSpans, walk_forward_splits
 
 # %% ../../nbs/45_validation/30_walkforward.ipynb #5985986a
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def walk_windows(
     if horizon_ms < 0 or embargo_ms < 0:
         raise ConfigError(f"horizon_ms and embargo_ms must be 0 or more, were {horizon_ms} and {embargo_ms}")
     t0 = begin + DAY_MS * np.arange(days, dtype=np.int64)
-    spans = Spans(t0=t0, t1=t0 + (DAY_MS - 1 + horizon_ms + embargo_ms))
+    spans = LabelSpans(t0=t0, t1=t0 + (DAY_MS - 1 + horizon_ms + embargo_ms))
     splits = walk_forward_splits(spans, train_rows=train, test_rows=min(test, days), is_anchored=is_anchored)
     return tuple(
         Window(

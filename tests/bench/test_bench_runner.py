@@ -23,14 +23,14 @@ from autotrader.core.market import Candles, Instrument
 from autotrader.core.ports import Bar, OrderRequest
 from autotrader.data.instruments import known
 from autotrader.exchange.account import REMEMBERED
-from autotrader.exchange.streams import Closed, Line, Slice
-from autotrader.runner.floor import Floor
+from autotrader.exchange.streams import Closed, FeedStatus, Slice
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.live import Live
+from autotrader.runner.supervisor import Supervisor
 from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import save_funding, save_open_interest
-from autotrader.strategy.bots import last_word
+from autotrader.strategy.setup import newest_signal
 
 MINUTE, HOUR = 60_000, 3_600_000
 START = 1_700_000_000_000 // HOUR * HOUR
@@ -125,14 +125,14 @@ class Watch:
     def start(self) -> None:
         self.commit_s, self.sync_s, self.commits, self.sent = 0.0, 0.0, 0, []
 
-    def commit(self, ledger: Any) -> Callable[..., None]:
-        inner = ledger.commit
+    def commit(self, writer: Any) -> Callable[..., None]:
+        inner = writer.commit
 
         def commit(**options: Any) -> None:
-            begun_s, before = time.perf_counter(), ledger.commits
+            begun_s, before = time.perf_counter(), writer.commits
             inner(**options)
             self.commit_s += time.perf_counter() - begun_s
-            self.commits += ledger.commits - before
+            self.commits += writer.commits - before
 
         return commit
 
@@ -154,7 +154,7 @@ class Watch:
 
 @dataclass
 class Stand:
-    "A floor of three bots whose market the test plays."
+    "A supervisor of three bots whose market the test plays."
 
     live: Live
     clock: SimulatedClock
@@ -163,7 +163,7 @@ class Stand:
 
     def play(self, i: int) -> None:
         "An hour in three pieces: its first minute, the rest, its last minute."
-        self.live.market.floor.tenure.turn()
+        self.live.market.supervisor.tenure.turn()
         begin = START + i * HOUR
         for since, until in ((0, MINUTE), (MINUTE, HOUR - MINUTE), (HOUR - MINUTE, HOUR)):
             self.clock.advance_to(begin + until)
@@ -199,7 +199,7 @@ class Stand:
     def ask(self) -> None:
         "All three strategies once, on all they know."
         for player in self.live.market.players:
-            last_word(player.settings, player.strategy, player.window.candles)
+            newest_signal(player.settings, player.strategy, player.history.candles)
 
 
 @contextmanager
@@ -212,13 +212,13 @@ def stand(folder: Path, symbols: tuple[str, ...]) -> Iterator[Stand]:
             remember(store, each)
         tenure = try_take(store, clock=clock)
         assert isinstance(tenure, Tenure)
-        floor = Floor(store, risk=settings.risk, clock=clock, tenure=tenure)
-        live = Live(floor, settings, {symbol: market_of(symbol) for symbol in candles}, Mute())
+        supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
+        live = Live(supervisor, settings, {symbol: market_of(symbol) for symbol in candles}, Mute())
         for player in live.market.players:
             player.seat.paper.submit = watch.submit(player.seat.paper.submit)  # type: ignore[method-assign]
-        floor.ledger.commit = watch.commit(floor.ledger)  # type: ignore[method-assign]
+        supervisor.writer.commit = watch.commit(supervisor.writer)  # type: ignore[method-assign]
         store.engine.dialect.do_commit = watch.sync(store.engine.dialect.do_commit)  # type: ignore[assignment]
-        live.market.hear(Line(is_up=True, why="connected"))
+        live.market.hear(FeedStatus(is_up=True, why="connected"))
         yield Stand(live, clock, candles, watch)
         tenure.end()
 
@@ -269,7 +269,7 @@ def test_bench_a_bar_close_becomes_orders_in_a_few_commits_time(
             for _ in range(written):
                 alone.commit()
             least_s.append(time.perf_counter() - begun_s)
-        seats = on.live.market.floor.seats.values()
+        seats = on.live.market.supervisor.seats.values()
         ended = [len(seat.paper.account.book(seat.bot.instrument.symbol).ended) for seat in seats]
         assert not any(seat.trouble for seat in seats)
     half, whole = len(took_s) // 2, sum(took_s)

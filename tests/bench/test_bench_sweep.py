@@ -20,7 +20,7 @@ from autotrader.data.joined import FundingEvents, Market
 from autotrader.desk.sweep import Outcome, Task, Variant, explore, keyed, play, variants
 from autotrader.engine.metrics import measure
 from autotrader.search.grid import as_ranges
-from autotrader.strategy.bots import Part, part_for, simulate
+from autotrader.strategy.setup import Part, part_for, simulate
 
 YEAR, MINUTE = 525_600, 60_000
 THREADS = 2

@@ -15,7 +15,7 @@ from autotrader.data.joined import Source, join
 from autotrader.data.sample import eurusd
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.strategy import check as room
-from autotrader.strategy.check import Report, Verdict, check, document
+from autotrader.strategy.check import LookaheadReport, Verdict, check, document
 from autotrader.strategy.templates import make, names, own
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -117,7 +117,7 @@ def test_a_cheat_is_caught(cheat: Callable[[Candles], Signals], test: str) -> No
     offence = report.offence
     assert offence is not None
     assert offence.then != offence.now
-    assert test in {trial.name for trial in report.trials if trial.offence}
+    assert test in {each.name for each in report.tests if each.offence}
     assert f"bar {offence.bar} (" in report.text
 
 
@@ -143,7 +143,7 @@ def test_a_leak_these_bars_do_not_show_is_caught_by_an_absurd_future() -> None:
 
     report = check(own(rounds_by_the_highest, warmup=0), candles_of())
     assert report.verdict == Verdict.LOOKS_AHEAD
-    assert [trial.name for trial in report.trials if trial.offence] == ["absurd future"]
+    assert [each.name for each in report.tests if each.offence] == ["absurd future"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Talker:
 def test_an_indicator_that_knows_the_next_bar_is_caught() -> None:
     report = check(Talker(), candles_of())
     assert report.verdict == Verdict.LOOKS_AHEAD
-    assert [(t.name, t.offence.column) for t in report.trials if t.offence] == [("indicators", "next")]
+    assert [(t.name, t.offence.column) for t in report.tests if t.offence] == [("indicators", "next")]
     assert check(Talker(ahead=0), candles_of()).is_clean
 
 
@@ -192,7 +192,7 @@ def test_the_templates_are_clean(name: str, params: dict[str, float]) -> None:
     report = check(make(name, params), eurusd()[:600])
     assert report.is_clean, report.text
     assert report.is_every_bar
-    assert {trial.name: trial.runs > 0 for trial in report.trials} == dict.fromkeys(
+    assert {each.name: each.runs > 0 for each in report.tests} == dict.fromkeys(
         ("growing history", "absurd future", "indicators", "lost past"), True
     )
     assert report.notes == ()
@@ -344,7 +344,7 @@ def test_a_long_series_is_sampled_the_same_way_each_time(monkeypatch: pytest.Mon
     monkeypatch.setattr(room, "LEAST", 40)
     candles = candles_of(bars=2_000)
 
-    def told(report: Report) -> dict[str, object]:
+    def told(report: LookaheadReport) -> dict[str, object]:
         return {name: value for name, value in document(report).items() if name != "seconds"}
 
     report = check(make("donchian_breakout"), candles)

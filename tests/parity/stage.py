@@ -9,7 +9,7 @@ from autotrader.core.market import Candles
 from autotrader.data.instruments import known
 from autotrader.data.joined import FundingEvents, Market, resample
 from autotrader.data.sample import eurusd
-from autotrader.strategy.bots import Part, part_for
+from autotrader.strategy.setup import Part, part_for
 
 HOUR = 3_600_000
 

@@ -11,10 +11,10 @@ from autotrader.desk.results import Result
 from autotrader.engine.events import EVENT, EventKind, Note, Purpose
 from autotrader.exchange.paper import Roughness
 from autotrader.runner.parity import decision_parity, model_parity
-from autotrader.runner.rehearsal import Performance, Rehearsal, rehearse
+from autotrader.runner.rehearsal import BotRehearsal, Rehearsal, rehearse
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import simulate
+from autotrader.strategy.setup import simulate
 
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")
 HARD = Roughness(
@@ -134,7 +134,7 @@ def test_the_difference_of_a_rough_day_is_explained_to_the_last_unit(rough: Play
         assert report.total_e8 != 0 and report.pairs > 0
 
 
-def _after_the_end(performance: Performance) -> int:
+def _after_the_end(performance: BotRehearsal) -> int:
     "What reports that came after the last bar added to the equity counted at its close."
     result = performance.result
     state, part = result.run.state[0], result.part

@@ -22,7 +22,7 @@ from autotrader.store import candles as candle_store
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import save_funding, save_instrument
-from autotrader.strategy.bots import Part, part_for, simulate
+from autotrader.strategy.setup import Part, part_for, simulate
 
 HOUR = 3_600_000
 BARS, MIDDLE = 400, 200

@@ -12,7 +12,7 @@ from autotrader.config.sections import Risk
 from autotrader.runner.rehearsal import Rehearsal, rehearse
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, Fill, Order, SystemEvent
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 TIGHT = Risk(
     max_order_notional_usdt=3_300.0,

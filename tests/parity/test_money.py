@@ -14,7 +14,7 @@ from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import round_trips
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Run, Tape, run
-from autotrader.strategy.bots import costs_for
+from autotrader.strategy.setup import costs_for
 
 E8 = 10**8
 HOUR = 3_600_000

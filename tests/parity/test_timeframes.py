@@ -18,7 +18,7 @@ from autotrader.engine.events import Purpose
 from autotrader.engine.simulate import make_tape
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import simulate
+from autotrader.strategy.setup import simulate
 
 pytestmark = pytest.mark.realdata
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from autotrader.bots.ledger import Ledger
+from autotrader.bots.writer import JournalWriter
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import AutotraderError, StoreError
 from autotrader.core.ports import Bar, OrderRequest, OrderType, Side
@@ -46,9 +46,9 @@ def _busy() -> PaperExchange:
     return exchange
 
 
-def _keep(ledger: Ledger, exchange: PaperExchange, cursor: dict[str, Any]) -> None:
+def _keep(writer: JournalWriter, exchange: PaperExchange, cursor: dict[str, Any]) -> None:
     moment = {"cursor": cursor, "updated_ms": 1_700_000_000_000}
-    ledger.attend(
+    writer.attend(
         lambda: [(PaperBook, "bot", {"bot": "bot", "symbol": "BTCUSDT", **exchange.save("BTCUSDT"), **moment})]
     )
 
@@ -59,9 +59,9 @@ def _stored(store: Store) -> dict[str, Any]:
 
 
 def test_a_book_comes_back_to_the_last_byte(store: Store) -> None:
-    exchange, ledger = _busy(), Ledger(store)
-    _keep(ledger, exchange, {"at": 7, "mark": 600_500, "name": "é 名"})
-    ledger.commit(force=True)
+    exchange, writer = _busy(), JournalWriter(store)
+    _keep(writer, exchange, {"at": 7, "mark": 600_500, "name": "é 名"})
+    writer.commit(force=True)
     row = _stored(store)
     assert isinstance(row["record"], bytes) and len(row["record"]) == VENUE.itemsize
     assert {name: row[name] for name in ("number", "record", "details")} == exchange.save("BTCUSDT")
@@ -77,22 +77,22 @@ def test_a_book_comes_back_to_the_last_byte(store: Store) -> None:
 
 
 def test_there_is_one_row_per_bot_and_it_is_the_newest(store: Store) -> None:
-    exchange, ledger = _busy(), Ledger(store)
-    _keep(ledger, exchange, {})
+    exchange, writer = _busy(), JournalWriter(store)
+    _keep(writer, exchange, {})
     numbers = []
     for _ in range(3):
         exchange.protect("BTCUSDT", stop=Decimal(50_000), target=None)
-        ledger.commit(force=True)
+        writer.commit(force=True)
         numbers.append(_stored(store)["number"])
     assert numbers == sorted(set(numbers)) and len(numbers) == 3
 
 
 def test_a_venue_that_cannot_be_written_leaves_no_journal_either(store: Store) -> None:
-    ledger = Ledger(store)
-    ledger.attend(lambda: [(PaperBook, "bot", {"bot": "bot", "symbol": None, "number": 1})])
-    ledger.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
+    writer = JournalWriter(store)
+    writer.attend(lambda: [(PaperBook, "bot", {"bot": "bot", "symbol": None, "number": 1})])
+    writer.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
     with pytest.raises(StoreError):
-        ledger.commit()
+        writer.commit()
     assert len(journal.read(store, "bot", EVENT)) == 0
 
 
@@ -176,17 +176,17 @@ def test_a_lease_cannot_change_hands_between_the_fence_and_the_commit(store: Sto
 
 def test_an_overtaken_runner_writes_neither_journal_nor_venue(store: Store) -> None:
     first = _lease(store, "a", 0)
-    exchange, ledger = _busy(), Ledger(store, fence=lambda connection: fence(connection, first))
-    _keep(ledger, exchange, {})
-    ledger.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
-    ledger.commit()
+    exchange, writer = _busy(), JournalWriter(store, fence=lambda connection: fence(connection, first))
+    _keep(writer, exchange, {})
+    writer.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
+    writer.commit()
     before = _stored(store)
     _lease(store, "b", 90_000)
     exchange.protect("BTCUSDT", stop=Decimal(50_000), target=None)
-    ledger.event("bot", new_event(EventKind.CLOCK, 2, seq=2))
+    writer.event("bot", new_event(EventKind.CLOCK, 2, seq=2))
     for _ in range(2):
         with pytest.raises(LeaseLost):
-            ledger.commit()
+            writer.commit()
     assert journal.read(store, "bot", EVENT)["seq"].tolist() == [1]
     assert _stored(store) == before
 

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from autotrader.core.errors import StoreError
 from autotrader.store.database import Store, downgrade, migrations, open_store, revision_of, revisions, upgrade
-from autotrader.store.tables import ROUND_TRIPS, Base, DecimalText, Fill, Money, Order, Trade, round_trips
+from autotrader.store.tables import ROUND_TRIPS, Base, DecimalText, ExactDecimal, Fill, Order, Trade, round_trips
 
 BLUEPRINT = {
     "trades": "id:INTEGER timestamp:DATETIME sub_bot_name:VARCHAR symbol:VARCHAR order_id:VARCHAR side:VARCHAR price:DECIMAL "
@@ -59,7 +59,7 @@ def test_an_order_is_one_trade(store: Store) -> None:
 
 def test_models_and_migrations_are_one(store: Store) -> None:
     def compare_type(_c: object, _i: object, _m: object, inspected: object, modelled: object) -> bool | None:
-        return False if isinstance(modelled, Money | DecimalText) and isinstance(inspected, sa.TEXT) else None
+        return False if isinstance(modelled, ExactDecimal | DecimalText) and isinstance(inspected, sa.TEXT) else None
 
     with store.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": compare_type})

@@ -14,7 +14,7 @@ from autotrader.engine.events import Purpose
 from autotrader.runner.parity import decision_parity, model_parity
 from autotrader.runner.rehearsal import Rehearsal, rehearse
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import Part, simulate
+from autotrader.strategy.setup import Part, simulate
 
 pytestmark = pytest.mark.realdata
 

@@ -6,9 +6,9 @@ from itertools import count
 
 import numpy as np
 
-from autotrader.bots.ledger import Ledger
 from autotrader.bots.limits import Guard
 from autotrader.bots.subbot import Said, SubBot, close_bar, decide, listen, register, revive, tick
+from autotrader.bots.writer import JournalWriter
 from autotrader.config.sections import Risk
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.market import to_e8
@@ -132,7 +132,7 @@ class Lone:
         self.line = Line(rough or self.paper)
         state = new_state(wallet_e8=WALLET * 10**8)
         self.bot = self._new_bot(state)
-        register(self.bot.ledger, self.name, state=state.copy(), params=parameters(**self.params))
+        register(self.bot.writer, self.name, state=state.copy(), params=parameters(**self.params))
 
     def _new_bot(self, state: np.ndarray) -> SubBot:
         return SubBot(
@@ -141,14 +141,14 @@ class Lone:
             state=state,
             params={0: parameters(**self.params)},
             exchange=self.line,
-            ledger=Ledger(self.store),
+            writer=JournalWriter(self.store),
             clock=self.clock,
             guard=Guard(LOOSE),
         )
 
     def restart(self) -> None:
         "The process dies after a commit, and a new one takes its place."
-        self.bot.ledger.commit()
+        self.bot.writer.commit()
         first = journal.load_state(self.store, self.name, STATE, schema=SCHEMA, first=True)
         assert first is not None
         old, self.bot = self.bot, self._new_bot(first.copy())

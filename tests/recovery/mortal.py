@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))
 import stage
 
 from autotrader.bots.execution import key_of
-from autotrader.bots.ledger import Ledger, balance_row
 from autotrader.bots.limits import Guard
+from autotrader.bots.projection import balance_row
 from autotrader.bots.subbot import Said, SubBot, close_bar, decide, listen, register, revive, tick
+from autotrader.bots.writer import JournalWriter
 from autotrader.config.sections import Risk
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.market import from_e8
@@ -33,7 +34,7 @@ from autotrader.store import journal
 from autotrader.store.control import fence, take_lease
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, PaperBook
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 FATES = 10  # processes that die by themselves
 
@@ -131,7 +132,7 @@ class Actor:
         return [(PaperBook, self.part.bot, {**row, "cursor": cursor, "updated_ms": self.clock.now_ms()})]
 
 
-def take_up(part: Part, store: Store, ledger: Ledger, guard: Guard, fate: Fate) -> Actor:
+def take_up(part: Part, store: Store, writer: JournalWriter, guard: Guard, fate: Fate) -> Actor:
     "Put a bot where the newest commit left it: the venue from its book, the bot from its journal."
     clock = SimulatedClock(int(part.tape.open_ms[0]))
     account = Account(wallet=from_e8(part.wallet_e8))
@@ -140,14 +141,14 @@ def take_up(part: Part, store: Store, ledger: Ledger, guard: Guard, fate: Fate) 
     first = journal.load_state(store, part.bot, STATE, schema=SCHEMA, first=True)
     if first is None:
         first = new_state(wallet_e8=part.wallet_e8, params_id=int(part.params["id"][0]))
-        register(ledger, part.bot, state=first, params=part.params)
+        register(writer, part.bot, state=first, params=part.params)
     bot = SubBot(
         part.bot,
         instrument=part.instrument,
         state=first,
         params={int(part.params["id"][0]): part.params},
         exchange=exchange,
-        ledger=ledger,
+        writer=writer,
         clock=clock,
         guard=guard,
     )
@@ -160,7 +161,7 @@ def take_up(part: Part, store: Store, ledger: Ledger, guard: Guard, fate: Fate) 
         exchange.restore(part.instrument.symbol, row._mapping)
         clock.advance_to(row.updated_ms)
         actor.at, actor.next, actor.mark = row.cursor["at"], Next(row.cursor["next"]), row.cursor["mark"]
-    ledger.attend(actor.keep)
+    writer.attend(actor.keep)
     hear(actor)
     agree(actor)
     return actor
@@ -196,35 +197,35 @@ def bar_of(part: Part, i: int) -> Bar:
     )
 
 
-def play(actor: Actor, bar: Bar, ledger: Ledger) -> None:
+def play(actor: Actor, bar: Bar, writer: JournalWriter) -> None:
     "The venue's side of a bar; the venue's record knows whether it was begun and which instants are over."
     symbol = actor.part.instrument.symbol
     if actor.venue["open_ms"] != bar.open_ms:
         actor.exchange.open_bar(symbol, bar)
     while actor.exchange.play(symbol):
         if actor.at % 2:
-            ledger.commit(force=True)  # what just happened was not heard yet
+            writer.commit(force=True)  # what just happened was not heard yet
             actor.exchange.fate.moment("instant")
         hear(actor)
         if not actor.at % 2:
-            ledger.commit(force=True)  # an instant is over, the bar is not
+            writer.commit(force=True)  # an instant is over, the bar is not
             actor.exchange.fate.moment("instant")
     actor.clock.advance_to(max(actor.clock.now_ms(), bar.close_ms))
     actor.mark = bar.close
     for ts_ms, rate in bar.funding:
         actor.exchange.fund(symbol, mark=actor.mark, rate=rate, ts_ms=ts_ms)
         if actor.venue["qty"]:
-            ledger.commit(force=True)
+            writer.commit(force=True)
             actor.exchange.fate.moment("funded")
     hear(actor)
 
 
-def live(actor: Actor, ledger: Ledger) -> None:
+def live(actor: Actor, writer: JournalWriter) -> None:
     "One bar, or what is left of it; the cursor is moved before each part, whose first commit has something of the part in it."
     part, i = actor.part, actor.at
     bar, b = bar_of(part, i), int(part.tape.bot_bar[i]) if len(part.tape.bot_bar) else i
     if actor.next == Next.PLAY:
-        play(actor, bar, ledger)
+        play(actor, bar, writer)
         actor.next = Next.TICK
     if actor.next == Next.TICK:
         actor.next = Next.CLOSE
@@ -247,7 +248,7 @@ def live(actor: Actor, ledger: Ledger) -> None:
         )
     actor.exchange.settled()
     row = balance_row(part.bot, actor.bot.state, instrument=part.instrument, mark=actor.mark, ts_ms=bar.close_ms)
-    ledger.row(BotBalance, (part.bot, bar.close_ms), row)
+    writer.row(BotBalance, (part.bot, bar.close_ms), row)
 
 
 def trade(cast: list[Part], url: str, attempt: int) -> None:
@@ -255,17 +256,17 @@ def trade(cast: list[Part], url: str, attempt: int) -> None:
     with open_store(url) as store:
         lease = take_lease(store, "runner", holder=f"attempt {attempt}", now_ms=attempt * 100_000, ttl_ms=50_000)
         assert lease is not None
-        ledger, guard = Ledger(store, fence=lambda connection: fence(connection, lease)), Guard(Risk())
-        actors = [take_up(part, store, ledger, guard, Fate(attempt)) for part in cast]
+        writer, guard = JournalWriter(store, fence=lambda connection: fence(connection, lease)), Guard(Risk())
+        actors = [take_up(part, store, writer, guard, Fate(attempt)) for part in cast]
         middle = sum(
             a.at < len(a.part.tape.open_ms) and a.venue["open_ms"] == a.part.tape.open_ms[a.at] for a in actors
         )
         os.write(1, f"begun {middle}\n".encode())
         while acting := [a for a in actors if a.at < len(a.part.tape.open_ms)]:
             actor = min(acting, key=lambda a: int(a.part.tape.open_ms[a.at]))
-            live(actor, ledger)
+            live(actor, writer)
             if actor.at % 8 == 0:
-                ledger.commit()
+                writer.commit()
             os.write(1, b"bar\n")
         for actor in actors:
             for _ in range(4):  # what is open is asked about
@@ -273,7 +274,7 @@ def trade(cast: list[Part], url: str, attempt: int) -> None:
                 tick(actor.bot, actor.mark)
                 hear(actor)
             agree(actor)
-        ledger.commit(force=True)
+        writer.commit(force=True)
 
 
 def main(url: str, bars: int) -> int:

@@ -21,7 +21,9 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-from autotrader.bots import ledger
+import autotrader.cli.backtest  # noqa: F401  what the command imports late is loaded before the fork
+import autotrader.cli.run  # noqa: F401
+from autotrader.bots import writer
 from autotrader.bots.replay import fold
 from autotrader.cli.main import main
 from autotrader.config.settings import Settings, load, write_template
@@ -31,13 +33,13 @@ from autotrader.engine.events import EVENT, INTENT, PARAMS, SCHEMA, STATE, Inten
 from autotrader.engine.fills import VENUE
 from autotrader.exchange.paper import PaperExchange
 from autotrader.runner import app, lease, stage
-from autotrader.runner.floor import Fenced, Floor, Seat
 from autotrader.runner.lease import try_take
 from autotrader.runner.replay import Replay
+from autotrader.runner.supervisor import Fenced, Seat, Supervisor
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import Base, Fill, Order, PaperBook, Trade
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")
 COLD = [sys.executable, "-c", "from autotrader.cli.main import main; main()"]
@@ -54,8 +56,8 @@ PLACES: dict[str, tuple[Any, str]] = {  # where a process can be made to die, be
     "submit": (Fenced, "submit"),
     "cancel": (Fenced, "cancel"),
     "protect": (Fenced, "protect"),
-    "commit": (ledger.Ledger, "commit"),
-    "write": (ledger, "_write_pages"),  # in the transaction
+    "commit": (writer.JournalWriter, "commit"),
+    "write": (writer, "_write_pages"),  # in the transaction
     "moment": (Replay, "_moment"),
 }
 
@@ -97,7 +99,7 @@ def _have_it_tell() -> None:
 
 def _freeze_in(name: str, number: int) -> None:
     "Have the process freeze in a transaction of a function, for the n-th time, just before it commits."
-    owner = {"beat": app, "renew": lease, "commit": ledger.Ledger}[name]
+    owner = {"beat": app, "renew": lease, "commit": writer.JournalWriter}[name]
     act, begin, left, inside = getattr(owner, name), Store.begin, [number], threading.local()
 
     @contextmanager
@@ -175,8 +177,8 @@ def _warm_up() -> None:
         with open_store(f"sqlite:///{desk.file}", create=True) as store:
             tenure = try_take(store, clock=clock)
             assert not isinstance(tenure, str)
-            floor = Floor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
-            Replay(floor, parts, speed=0.0).advance(0)
+            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
+            Replay(supervisor, parts, speed=0.0).advance(0)
             tenure.end()
 
 
@@ -528,8 +530,8 @@ def check_agreement(state: np.ndarray, venue: np.void) -> None:
 
 
 @contextmanager
-def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Floor, dict[str, Seat]]]:
-    "The floor as the next start would find it, on a copy."
+def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Supervisor, dict[str, Seat]]]:
+    "The supervisor as the next start would find it, on a copy."
     source, copy = sqlite3.connect(desk.file), sqlite3.connect(file)
     source.backup(copy)
     copy.close()
@@ -539,8 +541,8 @@ def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Fl
         tenure = try_take(store, clock=clock)
         assert not isinstance(tenure, str), "the lease of a dead process was not taken over at once"
         try:
-            floor = Floor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
-            yield floor, Replay(floor, parts, speed=0.0).seats
+            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
+            yield supervisor, Replay(supervisor, parts, speed=0.0).seats
         finally:
             tenure.end()
 

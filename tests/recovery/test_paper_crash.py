@@ -83,7 +83,7 @@ def _hunt(url: str) -> tuple[int, list[str], list[int]]:
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('mortal') / 'floor.db'}"
+    url = f"sqlite:///{tmp_path_factory.mktemp('mortal') / 'supervisor.db'}"
     with open_store(url, create=True) as store:
         with store.begin() as connection:
             connection.exec_driver_sql(NEVER_BACK)

@@ -71,7 +71,7 @@ def settle(lone: Lone) -> list[str]:
     "Reconcile, and see that once is enough and that the journal tells it all."
     lines = reconcile(lone.bot)
     assert lone.believed == lone.real
-    lone.bot.ledger.commit()
+    lone.bot.writer.commit()
     seq = int(lone.bot.state["seq"][0])
     assert reconcile(lone.bot) == []
     assert lone.bot.state["seq"][0] == seq
@@ -80,7 +80,7 @@ def settle(lone: Lone) -> list[str]:
 
 
 def events(lone: Lone) -> np.ndarray:
-    lone.bot.ledger.commit()
+    lone.bot.writer.commit()
     return journal.read(lone.store, lone.name, EVENT)
 
 
@@ -357,7 +357,7 @@ def test_the_last_word_on_a_stop_is_understood_in_the_next_trip_and_after_a_rest
     long.line._arrived.append(done)
     listen(long.bot)
     assert long.believed == long.real
-    long.bot.ledger.commit()
+    long.bot.writer.commit()
     with long.store.read() as connection:
         row = connection.execute(sa.select(Order).where(Order.link_id == f"{long.name}-1-stop")).one()
     assert row.status == "FILLED"
@@ -602,7 +602,7 @@ def test_parameters_that_were_not_learnt_never_reach_the_journal(long: Lone) -> 
 def test_a_journal_with_parameters_that_are_gone_is_an_error(long: Lone) -> None:
     learn(long.bot, parameters(id=7))
     command(long.bot, Command.PARAMS, ref=7)
-    long.bot.ledger.commit()
+    long.bot.writer.commit()
     with long.store.begin() as connection:
         connection.execute(sa.text("DELETE FROM policy_params WHERE bot = :bot AND id = 7"), {"bot": long.name})
     long.play()
@@ -613,7 +613,7 @@ def test_a_journal_with_parameters_that_are_gone_is_an_error(long: Lone) -> None
 def test_a_revived_bot_does_not_repeat_what_a_strategy_said_before(long: Lone) -> None:
     long.play()
     long.say(0, Exit.LONG)
-    long.bot.ledger.commit()
+    long.bot.writer.commit()
     first = journal.load_state(long.store, long.name, STATE, schema=SCHEMA, first=True)
     assert first is not None and long.bot._said is not None
     long.bot.state[:] = first
@@ -634,7 +634,7 @@ def test_a_long_life_is_revived_like_a_short_one(store: Store) -> None:
             assert {key: (s.link, s.cum_qty) for key, s in lone.bot.books.stories.items()} == told
             assert (lone.bot.ears.marks.protection, lone.bot.ears.venue_keys) == (ears[0].protection, ears[1])
     assert lone.bot.state["trip"][0] > 6
-    lone.bot.ledger.commit()
+    lone.bot.writer.commit()
     folded = recover(store, lone.name)
     assert folded is not None and folded.state.tobytes() == lone.bot.state.tobytes()
 

@@ -138,7 +138,7 @@ def check_agreement(lone: Lone) -> None:
 
 
 def check_journal(lone: Lone) -> np.ndarray:
-    lone.bot.ledger.commit()
+    lone.bot.writer.commit()
     report = decision_parity(lone.store, lone.name)
     assert report.is_exact, report.fault
     folded = recover(lone.store, lone.name)

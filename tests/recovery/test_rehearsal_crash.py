@@ -26,7 +26,7 @@ from autotrader.runner.rehearsal import Actor, rehearse  # noqa: E402
 from autotrader.store import journal  # noqa: E402
 from autotrader.store.database import Store, open_store  # noqa: E402
 from autotrader.store.tables import JournalEvent, Order  # noqa: E402
-from autotrader.strategy.bots import simulate  # noqa: E402
+from autotrader.strategy.setup import simulate  # noqa: E402
 
 BARS = 400
 BOTS = ("sub_bot_A", "sub_bot_B", "sub_bot_C")
@@ -109,8 +109,8 @@ def _reviving(every: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def play_bar(actor: Actor) -> bool:
         if actor.feed.at % every == every - 1:
             old = actor.bot
-            old.ledger.commit()
-            first = journal.load_state(old.ledger.store, old.bot, STATE, schema=SCHEMA, first=True)
+            old.writer.commit()
+            first = journal.load_state(old.writer.store, old.bot, STATE, schema=SCHEMA, first=True)
             assert first is not None
             new = SubBot(
                 old.bot,
@@ -118,11 +118,11 @@ def _reviving(every: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 state=first,
                 params=old.params,
                 exchange=old.exchange,
-                ledger=old.ledger,
+                writer=old.writer,
                 clock=old.clock,
                 guard=old.guard,
             )
-            revive(new, old.ledger.store)
+            revive(new, old.writer.store)
             assert new.state.tobytes() == old.state.tobytes()
             assert {key: story.link for key, story in new.books.stories.items()} == {
                 key: story.link for key, story in old.books.stories.items()

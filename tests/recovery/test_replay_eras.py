@@ -18,14 +18,14 @@ from autotrader.config.sections import Risk
 from autotrader.core.clock import SystemClock
 from autotrader.core.errors import ConfigError
 from autotrader.engine.events import EVENT, Command, EventKind
-from autotrader.runner.floor import Floor
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.parity import decision_parity
 from autotrader.runner.rehearsal import rehearse
 from autotrader.runner.replay import Replay, script_of
+from autotrader.runner.supervisor import Supervisor
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
-from autotrader.strategy.bots import Part, part_for, simulate
+from autotrader.strategy.setup import Part, part_for, simulate
 
 BARS = 600
 
@@ -77,8 +77,8 @@ def _go_on(store: Store, parts: list[Part], is_end: Callable[[Replay], bool], *,
     tenure = try_take(store, clock=SystemClock())
     assert isinstance(tenure, Tenure)
     try:
-        floor = Floor(store, risk=Risk(), clock=SystemClock(), tenure=tenure)
-        replay, commit = Replay(floor, parts, speed=0), floor.ledger.commit
+        supervisor = Supervisor(store, risk=Risk(), clock=SystemClock(), tenure=tenure)
+        replay, commit = Replay(supervisor, parts, speed=0), supervisor.writer.commit
 
         def die() -> None:
             commit()
@@ -86,7 +86,7 @@ def _go_on(store: Store, parts: list[Part], is_end: Callable[[Replay], bool], *,
                 raise Killed
 
         if kills:
-            floor.ledger.commit = die  # type: ignore[method-assign]
+            supervisor.writer.commit = die  # type: ignore[method-assign]
         while not replay.is_over and (kills or not is_end(replay)):
             replay._moment(*_due(replay))
         return replay

@@ -20,7 +20,7 @@ from autotrader.bots.subbot import recover
 from autotrader.engine.events import EVENT, INTENT, SCHEMA, STATE, EventKind, IntentKind
 from autotrader.engine.fills import VENUE
 from autotrader.store import journal
-from autotrader.strategy.bots import Part
+from autotrader.strategy.setup import Part
 
 SINCE, UNTIL = "2017-12-01", "2018-01-01"
 KILLS = 20  # at random moments

@@ -32,11 +32,11 @@ from autotrader.core.market import Candles, from_e8
 from autotrader.core.ports import Bar
 from autotrader.engine.events import EVENT, INTENT, EventKind, IntentKind, Money, Note
 from autotrader.engine.fills import VENUE
-from autotrader.exchange.streams import Closed, Line, Slice
+from autotrader.exchange.streams import Closed, FeedStatus, Slice
 from autotrader.runner import app
-from autotrader.runner.floor import Floor
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.live import Live, Player, play_slice
+from autotrader.runner.supervisor import Supervisor
 from autotrader.store import journal
 from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
@@ -531,14 +531,14 @@ def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
         tenure = try_take(store, clock=clock)
         assert isinstance(tenure, Tenure)
         live = Live(
-            Floor(store, risk=settings.risk, clock=clock, tenure=tenure),
+            Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure),
             settings,
             {"BTCUSDT": BTC},
             Mute(),
         )
         hear, [player] = live.market.hear, live.market.players
         player.place["played_ms"] = SEVEN - MINUTE
-        hear(Line(is_up=True, why="connected"))
+        hear(FeedStatus(is_up=True, why="connected"))
         hear(Slice(symbol="BTCUSDT", bar=flat(SEVEN - MINUTE, level(SEVEN))))
         hear(Closed(symbol="BTCUSDT", timeframe="1h", candle=history(SEVEN, 1)))
         clock.advance_to(SEVEN + MINUTE)
@@ -587,7 +587,7 @@ def put_back(player: Player, state: np.ndarray, book: dict[str, Any], place: dic
     player.seat.bot.state[:] = state
     player.seat.paper.restore("BTCUSDT", book)
     player.place.update(place)
-    player.seat.bot.ledger.retract(BOT, int(state["seq"][0]))
+    player.seat.bot.writer.retract(BOT, int(state["seq"][0]))
 
 
 @given(minutes())

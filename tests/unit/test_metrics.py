@@ -20,12 +20,12 @@ from autotrader.engine.fills import COSTS, new_venue
 from autotrader.engine.metrics import (
     FEWEST_DAYS,
     Stats,
+    benchmark_of,
     daily_returns,
     days_per_year,
     deepest_drawdowns,
     in_table,
     in_words,
-    market_of,
     measure,
     monthly_returns,
     round_trips,
@@ -108,7 +108,7 @@ def traded(tape: Tape, seed: int, *, fee: float = 0.0005, slip: float = 0.0002, 
 
 
 def stats_of(found: Run, tape: Tape | None = None) -> Stats:
-    market = None if tape is None else market_of(tape, unit_e8=UNIT_E8)
+    market = None if tape is None else benchmark_of(tape, unit_e8=UNIT_E8)
     return measure(found, wallet_e8=WALLET_E8, bars=len(found.equity_e8), market=market)
 
 
@@ -327,7 +327,7 @@ def test_turnover_is_what_was_bought_and_sold_over_the_mean_equity() -> None:
 def test_the_market_is_measured_as_pandas_and_empyrical_measure_it(bars: int) -> None:
     tape = walk(bars, bars)
     tape = tape._replace(open_ms=tape.open_ms + 5 * HOUR)  # days that begin inside the recording
-    market = market_of(tape, unit_e8=UNIT_E8)
+    market = benchmark_of(tape, unit_e8=UNIT_E8)
     index = pd.DatetimeIndex((tape.open_ms + HOUR - 1).astype("M8[ms]"))
     closes = pd.Series(tape.close, index).resample("D").last()
     daily = np.diff(np.r_[tape.open[0], closes]) / np.r_[tape.open[0], closes[:-1]]
@@ -353,7 +353,7 @@ def test_ten_times_the_money_is_the_same_result_ten_times(times: int) -> None:
             record[name] *= times
     venue["slippage_e8"] *= times
     big = replace(found, fills=scaled, state=bigger, venue=venue, day_equity_e8=found.day_equity_e8 * times)
-    market = market_of(tape, unit_e8=UNIT_E8)
+    market = benchmark_of(tape, unit_e8=UNIT_E8)
     one = measure(found, wallet_e8=WALLET_E8, bars=2_000, market=market).as_dict()
     many = measure(big, wallet_e8=WALLET_E8 * times, bars=2_000, market=market).as_dict()
     assert one.keys() == many.keys()
@@ -418,7 +418,7 @@ def test_every_number_is_known_or_none_whatever_a_run_did() -> None:
     tape = walk(1, 24)
     paths = [[], [0], [WALLET_E8], [WALLET_E8] * 400, [5, 0, 0, -7, 3], [-WALLET_E8, WALLET_E8] * 40, range(1, 99)]
     for path in paths:
-        for given_market in (None, market_of(tape, unit_e8=UNIT_E8)):
+        for given_market in (None, benchmark_of(tape, unit_e8=UNIT_E8)):
             stats = measure(lived(list(path)), wallet_e8=WALLET_E8, bars=24, market=given_market)
             assert json.loads(json.dumps(stats.as_dict(), allow_nan=False)) == stats.as_dict()
             assert "nan" not in stats._repr_html_().lower()

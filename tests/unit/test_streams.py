@@ -32,7 +32,7 @@ from autotrader.core.ports import Bar
 from autotrader.data.bybit_history import connect
 from autotrader.data.instruments import known
 from autotrader.exchange import streams
-from autotrader.exchange.streams import Closed, Funding, Line, News, Patience, PublicFeed, Slice, Wanted
+from autotrader.exchange.streams import Closed, FeedStatus, Funding, News, Patience, PublicFeed, Slice, Subscription
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import load_funding
@@ -245,7 +245,7 @@ class Listener:
     "A feed with its clock and its consumer."
 
     def __init__(
-        self, venue: Venue, store: Store, *wanted: Wanted, patience: Patience = QUICK, ahead_ms: int = 0
+        self, venue: Venue, store: Store, *wanted: Subscription, patience: Patience = QUICK, ahead_ms: int = 0
     ) -> None:
         self.venue, self.store, self.wanted, self.ahead_ms = venue, store, wanted, ahead_ms
         self.clock = SimulatedClock(venue.now_ms + ahead_ms)
@@ -276,7 +276,7 @@ class Listener:
         return [news.bar for news in self.news if isinstance(news, Slice) and news.symbol == symbol]
 
     def lines(self) -> list[bool]:
-        return [news.is_up for news in self.news if isinstance(news, Line)]
+        return [news.is_up for news in self.news if isinstance(news, FeedStatus)]
 
     def until_up(self) -> None:
         "Until the line stands, is subscribed and nothing is missing."
@@ -329,7 +329,7 @@ class Listener:
             symbol = want.instrument.symbol
             self.until(lambda want=want: self.has_all(want, until_ms), f"the last bars of {symbol}")  # type: ignore[misc]
             check_slices(symbol, [part for part in self.slices(symbol) if part.open_ms < until_ms], since_ms, until_ms)
-            mine = [news for news in self.news if not isinstance(news, Line) and news.symbol == symbol]
+            mine = [news for news in self.news if not isinstance(news, FeedStatus) and news.symbol == symbol]
             check_order(mine)
             for timeframe in want.timeframes:
                 check_bars(symbol, timeframe, mine, since_ms if bars_since is None else bars_since, until_ms)
@@ -338,9 +338,11 @@ class Listener:
             paid = [(news.ts_ms, news.rate) for news in mine if isinstance(news, Funding)]
             assert paid == [(stamp, pytest.approx(rate(stamp))) for stamp in stamps]
 
-    def has_all(self, want: Wanted, until_ms: int) -> bool:
+    def has_all(self, want: Subscription, until_ms: int) -> bool:
         "The newest bar of each timeframe has come, and the newest funding."
-        mine = [news for news in self.news if not isinstance(news, Line) and news.symbol == want.instrument.symbol]
+        mine = [
+            news for news in self.news if not isinstance(news, FeedStatus) and news.symbol == want.instrument.symbol
+        ]
         ends = {t: [n.close_ms for n in mine if isinstance(n, Closed) and n.timeframe == t] for t in want.timeframes}
         steps = {timeframe: timeframe_ms(timeframe) for timeframe in want.timeframes}
         stamp = until_ms // EIGHT * EIGHT
@@ -394,7 +396,7 @@ def check_order(news: Sequence[News], *, strictly: bool = False) -> None:
             else (item.ts_ms, 1) if isinstance(item, Funding) else (item.close_ms, 2)
         )
         for item in news
-        if not isinstance(item, Line)
+        if not isinstance(item, FeedStatus)
     ]
     assert not strictly or keys == sorted(keys)
     played_ms = 0
@@ -432,8 +434,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def hear(venue: Venue, store: Store) -> Iterator[Callable[..., Listener]]:
     made: list[Listener] = []
 
-    def make(*wanted: Wanted, **options: Any) -> Listener:
-        made.append(Listener(venue, store, *(wanted or (Wanted(instrument=BTC, timeframes=("1m", "5m")),)), **options))
+    def make(*wanted: Subscription, **options: Any) -> Listener:
+        made.append(
+            Listener(venue, store, *(wanted or (Subscription(instrument=BTC, timeframes=("1m", "5m")),)), **options)
+        )
         return made[-1]
 
     yield make
@@ -449,11 +453,14 @@ def played(venue: Venue, *timeframes: str, since_ms: int | None = None) -> dict[
 
 def test_a_market_is_heard_whole_and_in_order(hear: Callable[..., Listener], venue: Venue) -> None:
     ear = hear(
-        Wanted(instrument=BTC, timeframes=("1m", "5m")),
-        Wanted(instrument=BTC, timeframes=("15m", "5m")),
-        Wanted(instrument=ETH, timeframes=("3m",)),
+        Subscription(instrument=BTC, timeframes=("1m", "5m")),
+        Subscription(instrument=BTC, timeframes=("15m", "5m")),
+        Subscription(instrument=ETH, timeframes=("3m",)),
     )
-    ear.wanted = (Wanted(instrument=BTC, timeframes=("1m", "5m", "15m")), Wanted(instrument=ETH, timeframes=("3m",)))
+    ear.wanted = (
+        Subscription(instrument=BTC, timeframes=("1m", "5m", "15m")),
+        Subscription(instrument=ETH, timeframes=("3m",)),
+    )
     start = START + 5 * MINUTE
     venue.now_ms = start
     ear.clock.advance_to(start)
@@ -462,7 +469,9 @@ def test_a_market_is_heard_whole_and_in_order(hear: Callable[..., Listener], ven
     asked = len(venue.asked)
     ear.play_slowly(start + 21 * MINUTE)
     ear.check(start, start + 21 * MINUTE)
-    check_order([news for news in ear.news if not isinstance(news, Line) and news.symbol == "BTCUSDT"], strictly=True)
+    check_order(
+        [news for news in ear.news if not isinstance(news, FeedStatus) and news.symbol == "BTCUSDT"], strictly=True
+    )
     assert any(news.ts_ms % EIGHT == 0 for news in ear.news if isinstance(news, Funding)), "a stamp lies in between"
     assert ear.lines() == [True]
     assert len(venue.asked) == asked, "a stream that works needs no questions"
@@ -510,7 +519,7 @@ def test_three_seconds_of_refusal_heal_by_themselves(hear: Callable[..., Listene
     ear.play(end)
     ear.check(START, end)
     assert ear.lines() == [True, False, True]
-    [down] = [news for news in ear.news if isinstance(news, Line) and not news.is_up]
+    [down] = [news for news in ear.news if isinstance(news, FeedStatus) and not news.is_up]
     assert venue.url in down.why
 
 
@@ -625,7 +634,7 @@ def test_a_rate_that_the_venue_publishes_late_is_waited_for_with_patience(
 
 
 def test_one_symbols_question_does_not_hold_up_another(hear: Callable[..., Listener], venue: Venue) -> None:
-    ear = hear(Wanted(instrument=BTC, timeframes=("1m",)), Wanted(instrument=ETH, timeframes=("1m",)))
+    ear = hear(Subscription(instrument=BTC, timeframes=("1m",)), Subscription(instrument=ETH, timeframes=("1m",)))
     ear.feed.start(played(venue))
     ear.until_up()
     ear.play(START + MINUTE)
@@ -661,14 +670,14 @@ def test_reconnections_leave_nothing_behind(hear: Callable[..., Listener], venue
 
 
 def test_a_start_after_a_long_night_misses_nothing(hear: Callable[..., Listener], venue: Venue) -> None:
-    ear = hear(Wanted(instrument=BTC, timeframes=("1m", "1h", "1d")))
+    ear = hear(Subscription(instrument=BTC, timeframes=("1m", "1h", "1d")))
     since = START - 40 * HOUR - START % HOUR  # three pages of minutes, five stamps
     ear.feed.start(played(venue, "1h", "1d", since_ms=since))
     ear.until_up()
     ear.play(START + MINUTE)
     ear.until(lambda: ear.has_all(ear.wanted[0], START + MINUTE), "the last bars")
     check_slices("BTCUSDT", [part for part in ear.slices() if part.open_ms < START + MINUTE], since, START + MINUTE)
-    check_order([news for news in ear.news if not isinstance(news, Line)])
+    check_order([news for news in ear.news if not isinstance(news, FeedStatus)])
     for timeframe in ("1m", "1h", "1d"):
         check_bars("BTCUSDT", timeframe, ear.news, since, START + MINUTE)
     paid = [news.ts_ms for news in ear.news if isinstance(news, Funding)]
@@ -798,7 +807,7 @@ def test_a_message_that_cannot_be_read_costs_no_more_than_itself(hear: Callable[
 
 def test_a_price_off_the_grid_is_told_and_passed_over(hear: Callable[..., Listener], venue: Venue) -> None:
     coarse = Instrument(venue="bybit", symbol="BTCUSDT", rules=BTC.rules)
-    ear = hear(Wanted(instrument=coarse, timeframes=("1m",)))
+    ear = hear(Subscription(instrument=coarse, timeframes=("1m",)))
     ear.feed.start(played(venue))
     ear.until_up()
     ear.play(START + MINUTE)
@@ -811,7 +820,7 @@ def test_a_price_off_the_grid_is_told_and_passed_over(hear: Callable[..., Listen
     venue.lost = lambda message: message["topic"].startswith("kline") and message["ts"] == START + 2 * MINUTE
     ear.play(START + 2 * MINUTE, waits=False)
     ear.move(START + 2 * MINUTE + 4_000)
-    ear.until(lambda: any(isinstance(n, Line) and "not a multiple" in n.why for n in ear.news), "the complaint")
+    ear.until(lambda: any(isinstance(n, FeedStatus) and "not a multiple" in n.why for n in ear.news), "the complaint")
     venue.lost = lambda message: False
     venue.reply = original  # type: ignore[method-assign]
     ear.play(START + 4 * MINUTE)
@@ -841,7 +850,7 @@ def test_our_clock_may_run_ahead_and_a_running_bar_is_still_not_closed(
 
 
 def test_a_slow_consumer_finds_longer_slices_and_every_bar(hear: Callable[..., Listener], venue: Venue) -> None:
-    ear = hear(Wanted(instrument=BTC, timeframes=("5m",)))
+    ear = hear(Subscription(instrument=BTC, timeframes=("5m",)))
     ear.feed.start(played(venue, "5m"))
     ear.until_up()
     ear.play(START + 31 * MINUTE, waits=False, every_ms=2_000)
@@ -853,10 +862,10 @@ def test_a_slow_consumer_finds_longer_slices_and_every_bar(hear: Callable[..., L
 def test_more_of_the_past_is_asked_for_only_when_there_is_room(venue: Venue) -> None:
     outbox, stopping = streams.Outbox(limit=2), threading.Event()
     inbox: streams.Inbox = SimpleQueue()
-    questions: SimpleQueue[streams.Question | None] = SimpleQueue()
+    questions: SimpleQueue[streams.BackfillRequest | None] = SimpleQueue()
     market = streams.open_market(BTC, ["1m"], {"1m": START - 5 * MINUTE}, START)
     for name in ("up", "down"):
-        outbox.put(Line(is_up=name == "up", why=name))
+        outbox.put(FeedStatus(is_up=name == "up", why=name))
     questions.put(streams.missing(market, START, late_ms=0))
     run = (connect(venue.endpoint), questions, inbox, outbox, stopping)
     asker = threading.Thread(target=streams.answer_all, args=run, daemon=True)
@@ -886,7 +895,7 @@ def test_a_flood_gives_up_the_line_and_nothing_else(hear: Callable[..., Listener
     ear.until_up()
     ear.play(START + 4 * MINUTE)
     ear.check(START, START + 4 * MINUTE)
-    assert any("more came in" in news.why for news in ear.news if isinstance(news, Line))
+    assert any("more came in" in news.why for news in ear.news if isinstance(news, FeedStatus))
 
 
 def test_a_database_that_is_away_for_a_while_costs_no_bar(hear: Callable[..., Listener], venue: Venue) -> None:
@@ -897,7 +906,7 @@ def test_a_database_that_is_away_for_a_while_costs_no_bar(hear: Callable[..., Li
     with ear.store.begin() as connection:
         connection.execute(sa.text("ALTER TABLE candles RENAME TO away"))
     ear.play(START + 4 * MINUTE)
-    assert any(isinstance(news, Line) and news.is_up and "wait to be stored" in news.why for news in ear.news)
+    assert any(isinstance(news, FeedStatus) and news.is_up and "wait to be stored" in news.why for news in ear.news)
     with ear.store.begin() as connection:
         connection.execute(sa.text("ALTER TABLE away RENAME TO candles"))
     ear.play(START + 6 * MINUTE)
@@ -913,7 +922,7 @@ def test_a_refused_subscription_is_told_and_its_bars_are_asked_for(hear: Callabl
     ear.play(START + 5 * MINUTE + 20_000, waits=False)
     ear.until(lambda: any(isinstance(n, Closed) and n.timeframe == "5m" for n in ear.news), "the bar")
     check_bars("BTCUSDT", "5m", ear.news, START, START + 5 * MINUTE)
-    assert any("refused a subscription" in news.why for news in ear.news if isinstance(news, Line))
+    assert any("refused a subscription" in news.why for news in ear.news if isinstance(news, FeedStatus))
 
 
 def feed_threads() -> list[str]:
@@ -929,7 +938,7 @@ def test_stop_ends_every_thread_promptly(state: str, venue: Venue, store: Store)
     mute = create_server(("127.0.0.1", 0))  # takes connections and says nothing
     url = {"refused": "ws://127.0.0.1:9", "mute": f"ws://127.0.0.1:{mute.getsockname()[1]}"}.get(state, venue.url)
     feed = PublicFeed(
-        [Wanted(instrument=BTC, timeframes=("1m",))],
+        [Subscription(instrument=BTC, timeframes=("1m",))],
         clock=SimulatedClock(START),
         store=store,
         rng=np.random.default_rng(1),
@@ -939,13 +948,13 @@ def test_stop_ends_every_thread_promptly(state: str, venue: Venue, store: Store)
     )
     feed.start(played(venue))
     if state != "mute":
-        assert isinstance(feed.get(20), Line)
+        assert isinstance(feed.get(20), FeedStatus)
     else:
         time.sleep(0.5)
     assert len(feed_threads()) >= {"up": 6, "mute": 4, "refused": 3, "reconnecting": 6}[state], feed_threads()
     if state == "reconnecting":
         venue.drop()
-        assert isinstance(feed.get(20), Line)
+        assert isinstance(feed.get(20), FeedStatus)
     began_s = time.monotonic()
     feed.stop()
     left = feed_threads()
@@ -965,7 +974,7 @@ def test_stop_ends_every_thread_promptly(state: str, venue: Venue, store: Store)
 def test_stop_does_not_wait_for_a_question_and_takes_no_answer(venue: Venue, store: Store) -> None:
     venue.hang.clear()
     feed = PublicFeed(
-        [Wanted(instrument=BTC, timeframes=("1m",))],
+        [Subscription(instrument=BTC, timeframes=("1m",))],
         clock=SimulatedClock(START),
         store=store,
         rng=np.random.default_rng(1),
@@ -987,7 +996,7 @@ def test_stop_does_not_wait_for_a_question_and_takes_no_answer(venue: Venue, sto
 def test_after_stop_nothing_is_asked_again(venue: Venue, store: Store) -> None:
     venue.is_rest_down = True
     feed = PublicFeed(
-        [Wanted(instrument=BTC, timeframes=("1m",))],
+        [Subscription(instrument=BTC, timeframes=("1m",))],
         clock=SimulatedClock(START),
         store=store,
         rng=np.random.default_rng(1),
@@ -1007,7 +1016,7 @@ def test_after_stop_nothing_is_asked_again(venue: Venue, store: Store) -> None:
 def test_a_server_that_takes_the_call_and_says_nothing_is_left(venue: Venue, store: Store) -> None:
     mute = create_server(("127.0.0.1", 0))
     feed = PublicFeed(
-        [Wanted(instrument=BTC, timeframes=("1m",))],
+        [Subscription(instrument=BTC, timeframes=("1m",))],
         clock=SimulatedClock(START),
         store=store,
         rng=np.random.default_rng(1),
@@ -1019,7 +1028,7 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_left(venue: Venue, sto
     line = feed.get(20)
     feed.stop()
     mute.close()
-    assert isinstance(line, Line) and not line.is_up and "no answer in time" in line.why
+    assert isinstance(line, FeedStatus) and not line.is_up and "no answer in time" in line.why
 
 
 def test_a_flapping_line_stays_far_below_the_venues_limit(store: Store, venue: Venue) -> None:
@@ -1041,7 +1050,7 @@ def test_a_flapping_line_stays_far_below_the_venues_limit(store: Store, venue: V
 
     threading.Thread(target=hang_up, daemon=True).start()
     feed = PublicFeed(
-        [Wanted(instrument=BTC, timeframes=("1m",))],
+        [Subscription(instrument=BTC, timeframes=("1m",))],
         clock=SimulatedClock(START),
         store=store,
         rng=np.random.default_rng(1),
@@ -1060,7 +1069,7 @@ def test_a_flapping_line_stays_far_below_the_venues_limit(store: Store, venue: V
 def test_offline_both_addresses_are_refused_before_a_thread_starts(venue: Venue, store: Store) -> None:
     threads = threading.active_count()
     common: dict[str, Any] = {"clock": SimulatedClock(START), "store": store, "rng": np.random.default_rng(1)}
-    wanted = [Wanted(instrument=BTC, timeframes=("1m",))]
+    wanted = [Subscription(instrument=BTC, timeframes=("1m",))]
     with pytest.raises(OfflineError, match=r"stream\.bybit\.com"):
         PublicFeed(wanted, endpoint=venue.endpoint, **common)
     with pytest.raises(OfflineError, match=r"api\.bybit\.com"):
@@ -1074,15 +1083,17 @@ def test_what_cannot_be_had_is_refused_in_one_line(venue: Venue, store: Store) -
     binance = known("binance", "BTCUSDT")
     assert binance is not None
     with pytest.raises(ConfigError, match="perpetuals of bybit only"):
-        Wanted(instrument=binance, timeframes=("1h",))
+        Subscription(instrument=binance, timeframes=("1h",))
     with pytest.raises(ConfigError, match="no '8h' bars"):
-        Wanted(instrument=BTC, timeframes=("8h",))
+        Subscription(instrument=BTC, timeframes=("8h",))
     other = Instrument(venue="bybit", symbol="BTCUSDT", rules=ETH.rules, kind="perpetual")
     assert other == BTC
     common: dict[str, Any] = {"clock": SimulatedClock(START), "store": store, "rng": np.random.default_rng(1)}
     with pytest.raises(ConfigError, match="no symbol"):
         PublicFeed([], endpoint=venue.endpoint, stream=venue.url, **common)
-    feed = PublicFeed([Wanted(instrument=BTC, timeframes=("1h",))], endpoint=venue.endpoint, stream=venue.url, **common)
+    feed = PublicFeed(
+        [Subscription(instrument=BTC, timeframes=("1h",))], endpoint=venue.endpoint, stream=venue.url, **common
+    )
     feed.start()
     with pytest.raises(ConfigError, match="starts once"):
         feed.start()
@@ -1138,7 +1149,7 @@ def test_however_messages_arrive_the_market_handed_out_is_the_venues(
     market = streams.open_market(BTC, ["1m", "5m"], {"1m": start, "5m": start - start % (5 * MINUTE)}, start)
     silent = {i for first, length in cuts for i in range(first, first + length)}
     news: list[News] = []
-    waiting: list[tuple[int, streams.Question]] = []
+    waiting: list[tuple[int, streams.BackfillRequest]] = []
     now_ms = start
     for at, i in enumerate([*order, *[-1] * 40]):
         now_ms = max(now_ms, CONVERSATION[i]["ts"]) if i >= 0 else now_ms + 1_000
@@ -1166,7 +1177,7 @@ def test_however_messages_arrive_the_market_handed_out_is_the_venues(
     ]
 
 
-def answered(market: streams.Market, question: streams.Question) -> list[News]:
+def answered(market: streams.SymbolState, question: streams.BackfillRequest) -> list[News]:
     "The venue's word as of the moment of the question."
     bars = {}
     for code, first in question.first_ms.items():
@@ -1176,7 +1187,7 @@ def answered(market: streams.Market, question: streams.Question) -> list[News]:
     stamps = (
         range(-(-question.funding_ms // EIGHT) * EIGHT, question.until_ms + 1, EIGHT) if question.funding_ms else ()
     )
-    answer = streams.Answer(question=question, bars=bars, funding=[(t, rate(t)) for t in stamps])
+    answer = streams.BackfillAnswer(question=question, bars=bars, funding=[(t, rate(t)) for t in stamps])
     news, faults = streams.take_answer(market, answer)
     assert faults == []
     return news

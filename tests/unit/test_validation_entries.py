@@ -17,7 +17,7 @@ from autotrader.engine.metrics import daily_returns, sharpe_ratio
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Era, Run, Tape, make_tape, run
 from autotrader.validation import entries
-from autotrader.validation.entries import Entries, Spans, held_spans, random_entries, shuffled
+from autotrader.validation.entries import Entries, HeldSpans, held_spans, random_entries, shuffled
 
 HOUR_MS = 3_600_000
 WALLET_E8 = 10_000 * 10**8
@@ -205,19 +205,19 @@ def test_the_seed_decides_whatever_the_threads() -> None:
 
 
 @st.composite
-def spans(draw: st.DrawFn) -> tuple[Spans, int]:
+def spans(draw: st.DrawFn) -> tuple[HeldSpans, int]:
     "Trips that fit one after the other, and the number of bars."
     held = np.array(draw(st.lists(st.integers(1, 30), min_size=1, max_size=20)))
     side = np.array(draw(st.lists(st.sampled_from([-1, 1]), min_size=len(held), max_size=len(held))), np.int8)
     gaps = np.array(draw(st.lists(st.integers(0, 9), min_size=len(held), max_size=len(held))))
     entered = np.cumsum(gaps + held) - held
-    return Spans(side=side, entered=entered, held=held), int((entered + held)[-1]) + draw(st.integers(1, 50))
+    return HeldSpans(side=side, entered=entered, held=held), int((entered + held)[-1]) + draw(st.integers(1, 50))
 
 
 @given(spans(), st.integers(0, 2**32 - 1))
-@example((Spans(side=np.ones(2, np.int8), entered=np.arange(2), held=np.ones(2, np.int64)), 3), 0)
-@example((Spans(side=np.ones(3, np.int8), entered=np.arange(3), held=np.ones(3, np.int64)), 4), 0)
-def test_trips_keep_number_sides_and_spans_and_never_overlap(of: tuple[Spans, int], seed: int) -> None:
+@example((HeldSpans(side=np.ones(2, np.int8), entered=np.arange(2), held=np.ones(2, np.int64)), 3), 0)
+@example((HeldSpans(side=np.ones(3, np.int8), entered=np.arange(3), held=np.ones(3, np.int64)), 4), 0)
+def test_trips_keep_number_sides_and_spans_and_never_overlap(of: tuple[HeldSpans, int], seed: int) -> None:
     trips, bars = of
     signals = shuffled(trips, first=0, bars=bars, rng=np.random.default_rng(seed))
     entered, left = np.flatnonzero(signals.direction), np.flatnonzero(signals.exits)
@@ -236,7 +236,7 @@ def test_trips_keep_number_sides_and_spans_and_never_overlap(of: tuple[Spans, in
 
 
 def test_every_time_is_as_likely() -> None:
-    trips = Spans(side=np.ones(3, np.int8), entered=np.array([0, 10, 20]), held=np.array([4, 4, 4]))
+    trips = HeldSpans(side=np.ones(3, np.int8), entered=np.array([0, 10, 20]), held=np.array([4, 4, 4]))
     rng = np.random.default_rng(1)
     held = np.zeros(100)
     for _ in range(4_000):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.validation.splits import (
     Ints,
-    Spans,
-    Split,
+    LabelSpans,
+    TrainTestSplit,
     along_paths,
     bar_spans,
     combinatorial_plan,
@@ -22,16 +22,16 @@ from autotrader.validation.splits import (
 
 
 @st.composite
-def spans(draw: st.DrawFn, rows: int = 40) -> Spans:
+def spans(draw: st.DrawFn, rows: int = 40) -> LabelSpans:
     "Rows at uneven times, several at one time, with labels of any length that overlap and overtake each other."
     n = draw(st.integers(12, rows))
     steps = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))
     lengths = draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
     t0 = np.cumsum(steps, dtype=np.int64)
-    return Spans(t0=t0, t1=t0 + np.array(lengths, dtype=np.int64))
+    return LabelSpans(t0=t0, t1=t0 + np.array(lengths, dtype=np.int64))
 
 
-def is_clean(of: Spans, train: Ints, test: Ints, embargo: int) -> bool:
+def is_clean(of: LabelSpans, train: Ints, test: Ints, embargo: int) -> bool:
     "Ask every pair of rows, the slow and plain way."
     for i in train:
         for j in test:
@@ -42,14 +42,14 @@ def is_clean(of: Spans, train: Ints, test: Ints, embargo: int) -> bool:
     return True
 
 
-def plain_train(of: Spans, tested: set[int], embargo: int) -> list[int]:
+def plain_train(of: LabelSpans, tested: set[int], embargo: int) -> list[int]:
     "Rows that meet no tested row and begin in no embargo, the slow and plain way."
     rows = [i for i in range(len(of)) if i not in tested]
     return [i for i in rows if is_clean(of, np.array([i]), np.array(sorted(tested)), embargo)]
 
 
 @given(spans(), st.integers(2, 5), st.integers(0, 8))
-def test_no_fitted_row_meets_a_tested_span_or_its_embargo(of: Spans, folds: int, embargo: int) -> None:
+def test_no_fitted_row_meets_a_tested_span_or_its_embargo(of: LabelSpans, folds: int, embargo: int) -> None:
     try:
         splits = purged_folds(of, folds=folds, embargo=embargo)
     except DataError as error:
@@ -61,7 +61,7 @@ def test_no_fitted_row_meets_a_tested_span_or_its_embargo(of: Spans, folds: int,
 
 
 @given(spans(), st.integers(0, 8), st.data())
-def test_no_more_rows_are_purged_than_meet_the_test(of: Spans, embargo: int, data: st.DataObject) -> None:
+def test_no_more_rows_are_purged_than_meet_the_test(of: LabelSpans, embargo: int, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(of)), min_size=4, max_size=4, unique=True)))
     blocks = [(cuts[0], cuts[1]), (cuts[2], cuts[3])]
     tested = {row for first, last in blocks for row in range(first, last)}
@@ -87,7 +87,7 @@ def test_each_path_tests_every_row_once_and_their_number_is_known(
 
 
 @given(spans(rows=24), st.data(), st.integers(0, 8))
-def test_a_combination_of_folds_is_as_clean_as_one(of: Spans, data: st.DataObject, embargo: int) -> None:
+def test_a_combination_of_folds_is_as_clean_as_one(of: LabelSpans, data: st.DataObject, embargo: int) -> None:
     folds = data.draw(st.integers(3, 5))
     plan = combinatorial_plan(of, folds=folds, tested_folds=data.draw(st.integers(1, 2)), embargo=embargo)
     for number in range(len(plan)):
@@ -113,7 +113,7 @@ def test_path_p_takes_the_p_th_split_that_tests_each_fold() -> None:
 
 @given(spans(), st.integers(1, 11), st.integers(1, 9), st.booleans())
 def test_a_walk_forward_fit_knows_only_what_was_answered_before(
-    of: Spans, train_rows: int, test_rows: int, is_anchored: bool
+    of: LabelSpans, train_rows: int, test_rows: int, is_anchored: bool
 ) -> None:
     try:
         splits = walk_forward_splits(of, train_rows=train_rows, test_rows=test_rows, is_anchored=is_anchored)
@@ -178,7 +178,7 @@ def test_spans_that_are_not_spans_are_refused() -> None:
         ([0, 1, 2], whole, "t0 must be .* was list"),
     ]:
         with pytest.raises(DataError, match=said):
-            Spans(t0=t0, t1=t1)  # type: ignore[arg-type]
+            LabelSpans(t0=t0, t1=t1)  # type: ignore[arg-type]
 
 
 # what follows asks two outside libraries; both come with the dev extra
@@ -188,7 +188,7 @@ def outside(train: Ints, test: Ints) -> tuple[list[int], list[int]]:
     return np.asarray(train).tolist(), np.asarray(test).tolist()
 
 
-def ours(split: Split) -> tuple[list[int], list[int]]:
+def ours(split: TrainTestSplit) -> tuple[list[int], list[int]]:
     return split.train.tolist(), split.test.tolist()
 
 

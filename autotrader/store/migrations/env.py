@@ -7,12 +7,12 @@ import sqlalchemy as sa
 from alembic import context
 
 from autotrader.store.database import resolve_url
-from autotrader.store.tables import Base, DecimalText, Money
+from autotrader.store.tables import Base, DecimalText, ExactDecimal
 
 
 def compare_type(_context: Any, _inspected: Any, _column: Any, inspected_type: Any, column_type: Any) -> bool | None:
     "SQLite reports our DECIMAL_TEXT as TEXT, which is no difference; everything else is Alembic's to judge."
-    if isinstance(column_type, Money | DecimalText) and isinstance(inspected_type, sa.TEXT):
+    if isinstance(column_type, ExactDecimal | DecimalText) and isinstance(inspected_type, sa.TEXT):
         return False
     return None
 

@@ -1,4 +1,4 @@
-"""What a ledger collects is written whole or not at all, together with what others keep, and only by who may."""
+"""What a writer collects is written whole or not at all, together with what others keep, and only by who may."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from autotrader.bots.ledger import Ledger
+from autotrader.bots.writer import JournalWriter
 from autotrader.core.errors import StoreError
 from autotrader.engine.events import EVENT, INTENT, SCHEMA, STATE, EventKind, IntentKind, new_event, new_state
 from autotrader.store import journal
@@ -20,17 +20,17 @@ from autotrader.store.tables import Heartbeat, PaperBook, Trade
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store("sqlite:///ledger.db", folder=tmp_path, create=True) as opened:
+    with open_store("sqlite:///writer.db", folder=tmp_path, create=True) as opened:
         yield opened
 
 
-def _note(ledger: Ledger, bot: str, seq: int, intents: int = 0) -> None:
+def _note(writer: JournalWriter, bot: str, seq: int, intents: int = 0) -> None:
     "An event, and what it caused; each intent carries the event's number."
-    ledger.event(bot, new_event(EventKind.CLOCK, seq * 1_000, seq=seq))
+    writer.event(bot, new_event(EventKind.CLOCK, seq * 1_000, seq=seq))
     if intents:
         wanted, state = np.zeros(intents, INTENT), new_state(wallet_e8=1)
         wanted["kind"], wanted["key"], state["seq"] = IntentKind.PLACE, seq, seq
-        ledger.intents(bot, seq, wanted, state)
+        writer.intents(bot, seq, wanted, state)
 
 
 def _trade(link: str, price: int) -> dict[str, Any]:
@@ -64,10 +64,10 @@ def _seqs(store: Store, bot: str) -> list[int]:
 
 
 def test_intents_keep_the_event_that_caused_them_and_the_newest_state_is_kept(store: Store) -> None:
-    ledger = Ledger(store)
+    writer = JournalWriter(store)
     for seq, intents in ((1, 2), (2, 0), (3, 1), (4, 3)):
-        _note(ledger, "a", seq, intents)
-    ledger.commit()
+        _note(writer, "a", seq, intents)
+    writer.commit()
     seqs, intents_read = journal.read_intents(store, "a", INTENT)
     assert seqs.tolist() == intents_read["key"].tolist() == [1, 1, 3, 4, 4, 4]
     newest = journal.load_state(store, "a", STATE, schema=SCHEMA)
@@ -82,56 +82,56 @@ def test_keepers_are_asked_when_there_is_something_to_write_or_somebody_insists(
         asked += 1
         return [(PaperBook, "a", _book(asked))]
 
-    ledger = Ledger(store)
-    ledger.attend(keeper)
-    ledger.commit()
-    assert (asked, ledger.commits, _numbers(store)) == (0, 0, [])
-    ledger.commit(force=True)
+    writer = JournalWriter(store)
+    writer.attend(keeper)
+    writer.commit()
+    assert (asked, writer.commits, _numbers(store)) == (0, 0, [])
+    writer.commit(force=True)
     assert (asked, _numbers(store)) == (1, [1])
-    _note(ledger, "a", 1)
-    ledger.commit()
-    assert (asked, ledger.commits, _numbers(store)) == (2, 2, [2])
+    _note(writer, "a", 1)
+    writer.commit()
+    assert (asked, writer.commits, _numbers(store)) == (2, 2, [2])
 
 
 def test_every_bot_may_have_its_keeper(store: Store) -> None:
-    ledger = Ledger(store)
+    writer = JournalWriter(store)
     for bot in ("a", "b", "c"):
-        ledger.attend(lambda bot=bot: [(PaperBook, bot, _book(ord(bot), bot=bot))])
-    ledger.commit(force=True)
+        writer.attend(lambda bot=bot: [(PaperBook, bot, _book(ord(bot), bot=bot))])
+    writer.commit(force=True)
     assert sorted(_numbers(store)) == [97, 98, 99]
 
 
 def test_what_keepers_keep_stands_at_the_moment_of_the_journal_or_not_at_all(store: Store) -> None:
-    ledger, number = Ledger(store), 1
-    ledger.attend(lambda: [(PaperBook, "a", _book(number))])
-    _note(ledger, "a", 1)
-    ledger.commit()
+    writer, number = JournalWriter(store), 1
+    writer.attend(lambda: [(PaperBook, "a", _book(number))])
+    _note(writer, "a", 1)
+    writer.commit()
     number = 2
-    _note(ledger, "b", 7)  # does not follow
+    _note(writer, "b", 7)  # does not follow
     with pytest.raises(StoreError, match="do not follow"):
-        ledger.commit()
+        writer.commit()
     assert _numbers(store) == [1]
-    ledger.retract("b", 0)
+    writer.retract("b", 0)
     number = 3
-    _note(ledger, "a", 2)
-    ledger.commit()
+    _note(writer, "a", 2)
+    writer.commit()
     assert (_numbers(store), _seqs(store, "a"), _seqs(store, "b")) == ([3], [1, 2], [])
 
 
 def test_a_row_that_did_not_change_is_written_once_and_one_changed_in_place_is_written_again(store: Store) -> None:
     cursor = {"at": {"bar": 1}}
-    ledger = Ledger(store)
-    ledger.attend(lambda: [(PaperBook, "a", _book(1, cursor=cursor))])
-    ledger.commit(force=True)
+    writer = JournalWriter(store)
+    writer.attend(lambda: [(PaperBook, "a", _book(1, cursor=cursor))])
+    writer.commit(force=True)
     with store.begin() as connection:
         connection.execute(sa.update(PaperBook).values(updated_ms=99))  # shows whether somebody writes over it
-    ledger.commit(force=True)
+    writer.commit(force=True)
     cursor["at"]["bar"] = 1
-    ledger.commit(force=True)
+    writer.commit(force=True)
     with store.read() as connection:
         assert connection.execute(sa.select(PaperBook.updated_ms)).scalar() == 99
     cursor["at"]["bar"] = 2
-    ledger.commit(force=True)
+    writer.commit(force=True)
     with store.read() as connection:
         row = connection.execute(sa.select(PaperBook.updated_ms, PaperBook.cursor, PaperBook.record)).one()
     assert tuple(row) == (0, {"at": {"bar": 2}}, b"\0\xff")
@@ -144,13 +144,13 @@ def test_a_row_whose_commit_failed_is_written_by_the_next(store: Store) -> None:
         if denied.pop():
             raise LeaseLost("another runner holds the lease")
 
-    ledger = Ledger(store, fence=fence)
-    ledger.attend(lambda: [(PaperBook, "a", _book(1))])
+    writer = JournalWriter(store, fence=fence)
+    writer.attend(lambda: [(PaperBook, "a", _book(1))])
     with pytest.raises(LeaseLost):
-        ledger.commit(force=True)
+        writer.commit(force=True)
     assert _numbers(store) == []
     denied.append(False)
-    ledger.commit(force=True)
+    writer.commit(force=True)
     assert _numbers(store) == [1]
 
 
@@ -162,32 +162,32 @@ def test_behind_a_fence_nothing_is_written_and_nothing_is_lost(store: Store) -> 
         if not may:
             raise LeaseLost("another runner holds the lease")
 
-    ledger = Ledger(store, fence=fence)
-    _note(ledger, "a", 1, intents=1)
-    ledger.row(Trade, "x", _trade("x", 5))
+    writer = JournalWriter(store, fence=fence)
+    _note(writer, "a", 1, intents=1)
+    writer.row(Trade, "x", _trade("x", 5))
     with pytest.raises(LeaseLost):
-        ledger.commit()
-    assert _seqs(store, "a") == [] and ledger.commits == 0
+        writer.commit()
+    assert _seqs(store, "a") == [] and writer.commits == 0
     may = True
-    ledger.commit()
+    writer.commit()
     assert _seqs(store, "a") == [1]
     with store.read() as connection:
         assert connection.execute(sa.select(Trade.price)).scalars().all() == [5]
 
 
 def test_a_retracted_event_takes_its_intents_and_rows_with_it_and_no_others(store: Store) -> None:
-    ledger = Ledger(store)
-    _note(ledger, "a", 1, intents=1)
-    ledger.row(Trade, "x", _trade("x", 1))
-    _note(ledger, "b", 1, intents=1)
-    ledger.row(Trade, "y", _trade("y", 1))
-    _note(ledger, "a", 2, intents=2)
-    ledger.row(Trade, "x", _trade("x", 2))
-    ledger.row(Trade, "z", _trade("z", 2))
-    ledger.retract("a", 1)
-    ledger.row(Trade, "later", _trade("later", 3))
-    ledger.retract("a", 1)
-    ledger.commit()
+    writer = JournalWriter(store)
+    _note(writer, "a", 1, intents=1)
+    writer.row(Trade, "x", _trade("x", 1))
+    _note(writer, "b", 1, intents=1)
+    writer.row(Trade, "y", _trade("y", 1))
+    _note(writer, "a", 2, intents=2)
+    writer.row(Trade, "x", _trade("x", 2))
+    writer.row(Trade, "z", _trade("z", 2))
+    writer.retract("a", 1)
+    writer.row(Trade, "later", _trade("later", 3))
+    writer.retract("a", 1)
+    writer.commit()
     assert (_seqs(store, "a"), _seqs(store, "b")) == ([1], [1])
     assert [journal.read_intents(store, bot, INTENT)[0].tolist() for bot in ("a", "b")] == [[1], [1]]
     newest = journal.load_state(store, "a", STATE, schema=SCHEMA)
@@ -198,20 +198,20 @@ def test_a_retracted_event_takes_its_intents_and_rows_with_it_and_no_others(stor
 
 
 def test_retracting_all_there_is_leaves_nothing_to_commit(store: Store) -> None:
-    ledger = Ledger(store)
-    ledger.retract("a", 0)
-    _note(ledger, "a", 1)
-    ledger.retract("a", 0)
-    ledger.commit()
-    assert (ledger.commits, _seqs(store, "a")) == (0, [])
-    _note(ledger, "a", 1)
-    ledger.commit()
-    ledger.retract("a", 0)  # what is committed stays
+    writer = JournalWriter(store)
+    writer.retract("a", 0)
+    _note(writer, "a", 1)
+    writer.retract("a", 0)
+    writer.commit()
+    assert (writer.commits, _seqs(store, "a")) == (0, [])
+    _note(writer, "a", 1)
+    writer.commit()
+    writer.retract("a", 0)  # what is committed stays
     assert _seqs(store, "a") == [1]
 
 
 def test_a_table_that_nobody_can_write_is_a_mistake_and_not_silence(store: Store) -> None:
-    ledger = Ledger(store)
-    ledger.row(Heartbeat, "runner", {})
+    writer = JournalWriter(store)
+    writer.row(Heartbeat, "runner", {})
     with pytest.raises(ValueError, match="does not know how to write Heartbeat"):
-        ledger.commit()
+        writer.commit()
