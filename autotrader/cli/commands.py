@@ -73,8 +73,9 @@ def backtest(
     as_json: JsonOption = False,
 ) -> None:
     "Play bots, or a strategy, on stored data."
-    from autotrader.cli.backtest import backtest, check_target, choose, dearer, period, reports_folder, save_report
+    from autotrader.cli.backtest import backtest, check_target, choose, dearer, period, save_report
     from autotrader.core.clock import SystemClock
+    from autotrader.report.folder import reports_of
 
     settings = desk(config)
     if stress is not None:
@@ -82,7 +83,7 @@ def backtest(
     if trades is not None:
         check_target(trades)
     if paged:
-        reports_folder(settings, "backtest")
+        reports_of(settings.folder, "backtest")
     market = {"venue": venue, "symbol": symbol, "timeframe": timeframe}
     wanted = [f"{name}={value}" for name, value in market.items() if value is not None] + (changes or [])
     chosen = choose(settings, bots or [], strategy=strategy, changes=wanted)

@@ -44,7 +44,7 @@ def ranges_of(settings: "Settings", bot: "BotSettings", given: Sequence[str]) ->
 # %% ../../nbs/99_cli/45_sweep.ipynb #9d7dc8c2
 def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
     "A combination with its statistics."
-    from autotrader.desk.sweep import STATS
+    from autotrader.search.evaluate import STATS
 
     stats = {name: value for name, value in sweep.table.loc[place].items() if name in STATS}
     return {"combination": place, "parameters": sweep.changes[place], "stats": stats}
@@ -53,7 +53,8 @@ def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
 def document(sweep: "Sweep") -> dict[str, Any]:
     "A sweep for scripts: fractions, and money in quote coin."
     from autotrader.core.clock import iso
-    from autotrader.desk.sweep import DONE, LEFT, SKIPPED, top_of
+    from autotrader.results.grid import top_of
+    from autotrader.search.book import DONE, LEFT, SKIPPED
 
     candles, state = sweep.task.market.candles, sweep.book.state
     told: dict[str, Any] = {
@@ -91,7 +92,7 @@ def text(sweep: "Sweep") -> str:
     "A sweep for people."
     from autotrader.cli.backtest import wrapped
     from autotrader.cli.output import table
-    from autotrader.desk.sweep import top_of
+    from autotrader.results.grid import top_of
 
     told = document(sweep)
     span = " – ".join(told[end][:16].replace("T", " ") for end in ("from", "to"))
@@ -116,16 +117,17 @@ def save_report(
     words: Mapping[str, Any],  # what was asked for, by option
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
-    from autotrader.cli.backtest import Leaf, keep_page, mark_of
+    from autotrader.cli.output import plain
     from autotrader.core.clock import iso
-    from autotrader.desk.sweep import page
+    from autotrader.report.folder import Report, keep, mark_of
+    from autotrader.report.sweep import page
     from autotrader.search.task import bars_played
 
     made = iso(clock.now_ms() // 1000 * 1000)
     told, text = document(sweep), page(sweep, made=made)
     data = [bars_played(sweep.task)]
-    leaf = Leaf(kind="sweep", text=text, mark=mark_of(text), made=made, words=words, data=data, results=told)
-    return keep_page(leaf, settings)
+    report = Report(kind="sweep", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told))
+    return keep(report, settings.path)
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
 def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "BotSettings":
@@ -192,9 +194,10 @@ def sweep(
 
     Ctrl-C keeps what is done; the same words again go on from there.
     """
-    from autotrader.cli.backtest import period, reports_folder
+    from autotrader.cli.backtest import period
     from autotrader.core.clock import SystemClock
     from autotrader.desk.sweep import sweep_bot
+    from autotrader.report.folder import reports_of
     from autotrader.search.grid import parse_ranges
 
     settings = desk(config)
@@ -202,7 +205,7 @@ def sweep(
     chosen = one_bot(settings, bot, strategy, words)
     varied = parse_ranges(ranges_of(settings, chosen, ranges or []))
     if paged:
-        reports_folder(settings, "sweep")
+        reports_of(settings.folder, "sweep")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
         options: dict[str, Any] = {

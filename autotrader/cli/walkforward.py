@@ -55,7 +55,7 @@ def days_of(
 def document(walk: "WalkForward") -> dict[str, Any]:
     "A walk for scripts: fractions, and money in quote coin."
     from autotrader.core.clock import iso
-    from autotrader.desk.walkforward import notes_of
+    from autotrader.results.walkforward import notes_of
 
     candles, bot = walk.task.market.candles, walk.task.bot
     rows = [
@@ -93,7 +93,7 @@ def _ratio(value: float | None) -> str:
 def text(walk: "WalkForward") -> str:
     "A walk for people."
     from autotrader.cli.backtest import lines_up, wrapped
-    from autotrader.desk.walkforward import notes_of, title_of
+    from autotrader.results.walkforward import notes_of, title_of
 
     keys = [axis.key for axis in walk.ranges.axes]
     head = [
@@ -130,16 +130,19 @@ def save_report(
     words: Mapping[str, Any],  # what was asked for, by option
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
-    from autotrader.cli.backtest import Leaf, keep_page, mark_of
+    from autotrader.cli.output import plain
     from autotrader.core.clock import iso
-    from autotrader.desk.walkforward import page
+    from autotrader.report.folder import Report, keep, mark_of
+    from autotrader.report.walkforward import page
     from autotrader.search.task import bars_played
 
     made = iso(clock.now_ms() // 1000 * 1000)
     told, text = document(walk), page(walk, made=made)
     data = [bars_played(walk.task)]
-    leaf = Leaf(kind="walkforward", text=text, mark=mark_of(text), made=made, words=words, data=data, results=told)
-    return keep_page(leaf, settings)
+    report = Report(
+        kind="walkforward", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told)
+    )
+    return keep(report, settings.path)
 
 # %% ../../nbs/99_cli/47_walkforward.ipynb #5497938b
 TrainOption = Annotated[str, typer.Option("--train", metavar="LENGTH", help="Choose on so much, as in 365d.")]
@@ -174,16 +177,17 @@ def walkforward(
 
     At each border parameters are chosen from what was known there, and played on the stretch behind it.
     """
-    from autotrader.cli.backtest import period, reports_folder
+    from autotrader.cli.backtest import period
     from autotrader.core.clock import SystemClock
     from autotrader.desk.walkforward import walkforward_bot
+    from autotrader.report.folder import reports_of
 
     settings = desk(config)
     words = words_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     lengths = {"train_days": days_of(train, "--train"), "test_days": days_of(test, "--test"), "embargo_days": embargo}
     chosen = one_bot(settings, bot, strategy, words)
     if paged:
-        reports_folder(settings, "walkforward")
+        reports_of(settings.folder, "walkforward")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
         found = walkforward_bot(

@@ -56,7 +56,8 @@ from autotrader.dashboard.reads import (
     trades_of,
 )
 from ..jobs import launch as launcher
-from ..jobs import manifest, templates
+from ..jobs import templates
+from ..report.folder import read_manifest
 from ..store.control import pulses
 from ..store.control import request as ask
 from ..store.database import Store, describe
@@ -412,7 +413,7 @@ def job(shop: Shop, number: Number) -> JobDetails:
     "One job and its results."
     found = _job(number, shop)
     try:
-        left = manifest.read(shop["settings"].folder / found.folder)
+        left = read_manifest(shop["settings"].folder / found.folder)
     except DataError:  # it has not come that far
         return JobDetails(job=_row(found), results=None, files=None)
     return JobDetails(job=_row(found), results=dict(left.results or {}), files=dict(left.files or {}))

@@ -23,19 +23,7 @@ from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
 from ..plots.trades import bars_of as bars_of_tape
 from ..plots.trades import trades_svg
-from autotrader.report.html import (
-    bullets,
-    facts,
-    figure,
-    minutes_of,
-    number,
-    opening,
-    prose,
-    shown,
-    table,
-    tiles,
-    toned,
-)
+from .html import bullets, facts, figure, minutes_of, opening, prose, shown, table, tiles, toned
 from .html import page as whole_page
 from autotrader.results.result import (
     Result,
@@ -51,7 +39,7 @@ from autotrader.results.result import (
     trades_of,
     worth_until,
 )
-from ..results.summary import luck_said, notes_of, verdict
+from ..results.summary import luck_said, notes_of, number, verdict
 
 # %% ../../nbs/63_report/30_backtest.ipynb #65f71085
 def _stamp(when: Any) -> str:
