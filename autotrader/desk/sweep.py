@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import autotrader
-from ..config.sections import Backtest, BotSettings
+from ..config.sections import Backtest, BotSettings, StrategyParams
 from ..config.settings import Settings, with_changes
 from ..core.clock import Clock, SystemClock, iso
 from ..core.errors import ConfigError, StoreError
@@ -129,7 +129,7 @@ def task_of(
 
 # %% ../../nbs/64_desk/40_sweep.ipynb #eaa7f78c
 _FIXED = ("name", "id", "enabled", "venue", "symbol", "timeframe", "history_start", "sub_account", "decision.source")
-_STOPS = ("sl_ratio", "tp_ratio")  # strategy parameters that no signal depends on
+_STOPS = tuple(StrategyParams.model_fields)  # strategy parameters that no signal depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
