@@ -28,7 +28,7 @@ from autotrader.runner.rehearsal import rehearse
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import Fill, Order, Trade
-from autotrader.strategy.bots import simulate
+from autotrader.strategy.setup import simulate
 
 FILE = Path(__file__).resolve().parent / "golden.json"
 DESK = Path(__file__).resolve().parent.parent / "recovery" / "desk_before"
