@@ -63,7 +63,7 @@ BLUEPRINT_KEYS: dict[str, Any] = {
     "news_sentiment.sources": ["https://example.org/rss"],
     "news_sentiment.moving_average_period_hours": 12,
     "optimizer.auto_tuning_enabled": False,
-    "optimizer.schedule": "30 2 * * 0",
+    "optimizer.schedule": "30 2 * * sun",
     "optimizer.backtest_period_months": 12,
     "optimizer.target_metric": "profit",
     "optimizer.param_ranges": {"SubBot-A.strategy_params.sl_ratio": {"start": 0.5, "end": 1.0, "step": 0.25}},
