@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-import autotrader.cli.backtest  # noqa: F401  what the command imports late is loaded before the fork
+import autotrader.cli.backtest  # what the command imports late is loaded before the fork
 import autotrader.cli.run  # noqa: F401
 from autotrader.bots import writer
 from autotrader.bots.replay import fold
