@@ -33,16 +33,17 @@ from ..core.clock import Clock, iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError, DataError
 from ..data.instruments import known
 from ..data.sample import eurusd
-from ..desk.backtest import backtest_bot, prepare
-from ..desk.page import write_page
+from ..desk.backtest import backtest_bot
 from ..desk.progress import progress_bar
-from ..desk.report import page
-from ..desk.results import FILL_COLUMNS, Result, as_row, fill_rows
-from ..desk.told import bars_of, identity, luck_said, notes_of, together
 from ..engine.events import Done, Purpose
+from ..report.backtest import page
+from ..report.html import write_page
+from ..results.result import FILL_COLUMNS, Result, bars_of, fill_rows, identity, together
+from ..results.summary import as_row, luck_said, notes_of
 from ..runner.parity import decision_parity, model_parity
 from ..runner.rehearsal import BotRehearsal
 from ..runner.rehearsal import rehearse as perform
+from ..search.task import prepare
 from ..store.candles import coverage
 from ..store.database import Store, open_store, resolve_url
 from ..store.series import load_funding

@@ -132,12 +132,12 @@ def save_report(
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
     from autotrader.cli.backtest import Leaf, keep_page, mark_of
     from autotrader.core.clock import iso
-    from autotrader.desk.sweep import bars_told
     from autotrader.desk.walkforward import page
+    from autotrader.search.task import bars_played
 
     made = iso(clock.now_ms() // 1000 * 1000)
     told, text = document(walk), page(walk, made=made)
-    data = [bars_told(walk.task)]
+    data = [bars_played(walk.task)]
     leaf = Leaf(kind="walkforward", text=text, mark=mark_of(text), made=made, words=words, data=data, results=told)
     return keep_page(leaf, settings)
 

@@ -27,7 +27,8 @@ from ..core.errors import AutotraderError, ConfigError, DataError
 from ..core.market import COLUMNS, Candles
 from ..core.market import check as check_candles
 from ..engine.signals import Signals
-from ..features.indicators import SEED_WEIGHT, anchored
+from ..features.history import anchored
+from ..features.indicators import SEED_WEIGHT
 from .templates import Strategy, decide, explain, name_of
 
 # %% ../../nbs/55_strategy/60_check.ipynb #0ba3c140

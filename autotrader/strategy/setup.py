@@ -23,7 +23,8 @@ from ..engine.events import PARAMS, Sizing, Split, Threshold
 from ..engine.fills import new_costs
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
-from ..features.indicators import anchor_ms, anchored, compute, over_history
+from ..features.columns import compute
+from ..features.history import anchor_ms, anchored, over_history
 from .source import strategy_from
 from .templates import Strategy, decide, explain, name_of
 

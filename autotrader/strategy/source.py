@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..features.indicators import unknown
+from ..features.parameters import unknown
 from .templates import Strategy, make, names, own, vary
 
 # %% ../../nbs/55_strategy/45_source.ipynb #04883207

@@ -34,7 +34,7 @@ PARTS = """
 import sys, time
 begin = time.perf_counter()
 import autotrader.cli.commands, autotrader.cli.backtest as backtests
-import autotrader.desk.report as report
+import autotrader.report.backtest as report
 told = {"imports": time.perf_counter() - begin}
 def timed(module, name, key):
     inner = getattr(module, name)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import stage
 
-from autotrader.desk.results import Result
 from autotrader.engine.events import EVENT, EventKind, Note, Purpose
 from autotrader.exchange.paper import Roughness
+from autotrader.results.result import Result
 from autotrader.runner.parity import decision_parity, model_parity
 from autotrader.runner.rehearsal import BotRehearsal, Rehearsal, rehearse
 from autotrader.store import journal

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import stage
-from autotrader.strategy.bots import simulate
 
 from autotrader.config.settings import load
 from autotrader.engine.events import EVENT, INTENT
@@ -29,6 +28,7 @@ from autotrader.runner.rehearsal import rehearse
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import Fill, Order, Trade
+from autotrader.strategy.setup import simulate
 
 FILE = Path(__file__).resolve().parent / "golden.json"
 DESK = Path(__file__).resolve().parent.parent / "recovery" / "desk_before"

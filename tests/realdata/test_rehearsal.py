@@ -9,10 +9,10 @@ import pytest
 from autotrader.config import settings as configuration
 from autotrader.core.clock import parse_time
 from autotrader.data.importers import import_folder
-from autotrader.desk.backtest import prepare
 from autotrader.engine.events import Purpose
 from autotrader.runner.parity import decision_parity, model_parity
 from autotrader.runner.rehearsal import Rehearsal, rehearse
+from autotrader.search.task import prepare
 from autotrader.store.database import Store, open_store
 from autotrader.strategy.setup import Part, simulate
 

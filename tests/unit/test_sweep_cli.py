@@ -146,7 +146,7 @@ def test_a_report_lies_in_a_folder_of_its_own_with_its_manifest_or_not_at_all(de
 
 NOTEBOOK = """
 from autotrader.engine.signals import from_rules
-from autotrader.features.indicators import compute
+from autotrader.features.columns import compute
 from autotrader.strategy.templates import own
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from autotrader.core.market import Candles, Floats
 from autotrader.desk.backtest import backtest
-from autotrader.desk.results import Result
 from autotrader.engine.metrics import daily_returns
+from autotrader.results.result import Result
 from autotrader.strategy.templates import make
 from autotrader.validation.entries import random_entries
 from autotrader.validation.luck import Luck, in_words, judge
