@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,20 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ROOT = Path(__file__).resolve().parent.parent
+NAMED = os.environ.get("AUTOTRADER_DATA")
+DATA = Path(NAMED).absolute() if NAMED else ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    "Work in an empty folder: the repository's top level is a desk, which no test may find or fill."
+    with chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
 
 
 def recorded_data() -> Path | None:
     "Folder with the recorded market data, which is not part of this repository."
-    named = os.environ.get("AUTOTRADER_DATA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
-    return folder if folder.is_dir() else None
+    return DATA if DATA.is_dir() else None
 
 
 @pytest.fixture(scope="session")
