@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,13 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # what stands there is for the tests of every folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    "Compile the kernels once, before the processes that share the tests would do it all at the same time."
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        from autotrader.engine import excursions, metrics, simulate  # noqa: F401
 
 
 def recorded_data() -> Path | None:
