@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,7 +208,7 @@ def part_for(
     if not np.array_equal(history.open_ms[first:], played.open_ms):
         raise DataError(f"{bot.id}: the history of {played.venue} {played.symbol} does not end with the period to play")
     period = bot.dynamic_sizing.atr_period
-    atr = over_history(lambda bars: compute("atr", bars, period=period), history, history_start_ms=start_ms)
+    atr = over_history(partial(compute, "atr", period=period), history, history_start_ms=start_ms)
     funding, typical = market.funding, float(np.median(played.close))
     return Part(
         bot=bot.id,
