@@ -20,8 +20,8 @@ from .data import SymbolOption, TimeframeOption, VenueOption
 from .options import ConfigOption, JsonOption, ReplayOption, answer, desk, open_database
 
 if TYPE_CHECKING:
-    from autotrader.cli.backtest import BotResults
     from autotrader.config.settings import Settings
+    from autotrader.desk.bots import BotResults
 
 # %% ../../nbs/99_cli/80_commands.ipynb #9d38c7aa
 BotsOption = Annotated[
@@ -37,7 +37,8 @@ TradesOption = Annotated[Path | None, typer.Option("--trades", metavar="FILE", h
 
 
 def _print(report: "BotResults", trades: Path | None, as_json: bool, *, page: Path | None = None) -> None:
-    from autotrader.cli.backtest import save_fills, text
+    from autotrader.cli.backtest import text
+    from autotrader.desk.bots import save_fills
 
     if trades is not None:
         written = save_fills(report, trades)
@@ -74,8 +75,10 @@ def backtest(
     as_json: JsonOption = False,
 ) -> None:
     "Play bots, or a strategy, on stored data."
-    from autotrader.cli.backtest import backtest, check_target, choose, dearer, period, reports_folder, save_report
+    from autotrader.cli.backtest import check_target, reports_folder, save_report
     from autotrader.core.clock import SystemClock
+    from autotrader.desk.bots import backtest_bots
+    from autotrader.desk.choice import choose, dearer, period
 
     settings = desk(config)
     if stress is not None:
@@ -88,7 +91,7 @@ def backtest(
     wanted = [f"{name}={value}" for name, value in market.items() if value is not None] + (changes or [])
     chosen = choose(settings, bots or [], strategy=strategy, changes=wanted)
     with open_database(settings) as store:
-        report = backtest(chosen, store, settings, *period(chosen, store, since, until))
+        report = backtest_bots(chosen, store, settings, *period(chosen, store, since, until))
     asked = {"bot": bots, "strategy": strategy, "from": since, "to": until, "set": wanted, "stress": stress}
     page = save_report(report, settings, clock=SystemClock(), words=asked) if paged else None
     _print(report, trades, as_json, page=page)
@@ -107,7 +110,9 @@ def rehearse(
     as_json: JsonOption = False,
 ) -> None:
     "Let bots live through stored data. Journal, orders and all come from it, in a database of their own."
-    from autotrader.cli.backtest import check_target, choose, period, rehearse
+    from autotrader.cli.backtest import check_target
+    from autotrader.desk.choice import choose, period
+    from autotrader.desk.rehearse import rehearse_bots
 
     settings = desk(config)
     if trades is not None:
@@ -115,7 +120,7 @@ def rehearse(
     chosen, show = choose(settings, bots or []), not as_json and sys.stderr.isatty()
     with open_database(settings) as store:
         dates = period(chosen, store, since, until)
-        report = rehearse(chosen, store, settings, *dates, rough=rough, progress=show)
+        report = rehearse_bots(chosen, store, settings, *dates, rough=rough, progress=show)
     _print(report, trades, as_json)
     if not report.is_sound:
         raise typer.Exit(1)
@@ -135,11 +140,14 @@ def quickstart(
     as_json: JsonOption = False,
 ) -> None:
     "From an empty folder to bots on paper."
-    from autotrader.cli.backtest import backtest, choose, document, period, rehearse, text
+    from autotrader.cli.backtest import text
     from autotrader.cli.quickstart import configured, data_document, data_text, or_sample, serving, supply, unreachable
     from autotrader.cli.up import become, refuse_taken_port
     from autotrader.core.clock import SystemClock
     from autotrader.core.errors import DataError
+    from autotrader.desk.bots import backtest_bots, document
+    from autotrader.desk.choice import choose, period
+    from autotrader.desk.rehearse import rehearse_bots
     from autotrader.runner.app import is_over
 
     if data is not None and not data.is_dir():
@@ -159,10 +167,10 @@ def quickstart(
         span = period(chosen, store)
         if not as_json:
             typer.echo(data_text(found, span, written, settings) + "\n")
-        played = backtest(chosen, store, settings, *span)
+        played = backtest_bots(chosen, store, settings, *span)
         if not as_json:
             typer.echo(text(played) + "\n")
-        lived = rehearse(chosen, store, settings, *span, progress=show)
+        lived = rehearse_bots(chosen, store, settings, *span, progress=show)
     told = {
         "data": data_document(found, span, written, settings),
         "backtest": document(played),

@@ -18,11 +18,12 @@ import sqlalchemy as sa
 
 from ..bots.projection import why_exit
 from ..bots.replay import fill_after, fill_before, fold
-from .backtest import rehearsal_file, wrapped
+from .backtest import wrapped
 from .options import database_of, open_database
 from ..config.settings import Settings
 from ..core.clock import iso
 from ..core.errors import ConfigError
+from ..desk.rehearse import rehearsal_file
 from ..engine import policy
 from autotrader.engine.events import (
     EVENT,

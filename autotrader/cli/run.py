@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/99_cli/76_run.ipynb #1a6a7040
 def replay_plan(settings: Settings, since: str | None, until: str | None, *, fresh: bool) -> "ReplayPlan":
     "The stretch of recorded time to play; raises `ConfigError` or `DataError` where there is none."
-    from autotrader.cli.backtest import choose, period
+    from autotrader.desk.choice import choose, period
     from autotrader.runner.replay import ReplayPlan
 
     with open_database(settings, create=True) as store:

@@ -130,8 +130,8 @@ def save_report(
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
 def one_bot(settings: "Settings", bot: str | None, strategy: str | None, changes: Sequence[str]) -> "BotSettings":
     "The one bot that is meant; raises `ConfigError`."
-    from autotrader.cli.backtest import choose
     from autotrader.core.errors import ConfigError
+    from autotrader.desk.choice import choose
 
     found = choose(settings, [] if bot is None else [bot], strategy=strategy, changes=changes)
     if len(found) > 1:
@@ -192,8 +192,9 @@ def sweep(
 
     Ctrl-C keeps what is done; the same words again go on from there.
     """
-    from autotrader.cli.backtest import period, reports_folder
+    from autotrader.cli.backtest import reports_folder
     from autotrader.core.clock import SystemClock
+    from autotrader.desk.choice import period
     from autotrader.desk.sweep import sweep_bot
     from autotrader.search.grid import parse_ranges
 

@@ -174,8 +174,9 @@ def walkforward(
 
     At each border parameters are chosen from what was known there, and played on the stretch behind it.
     """
-    from autotrader.cli.backtest import period, reports_folder
+    from autotrader.cli.backtest import reports_folder
     from autotrader.core.clock import SystemClock
+    from autotrader.desk.choice import period
     from autotrader.desk.walkforward import walkforward_bot
 
     settings = desk(config)

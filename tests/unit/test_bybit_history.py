@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from autotrader.cli import quickstart
-from autotrader.cli.backtest import choose, period
 from autotrader.core.clock import SimulatedClock, parse_time
 from autotrader.core.errors import ConfigError, DataError, Rejected, Retryable
 from autotrader.data import bybit_history
 from autotrader.data.bybit_history import ask, connect, download
+from autotrader.desk.choice import choose, period
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import load_funding, load_instrument, load_open_interest
