@@ -33,7 +33,7 @@ STANDS_ON = "import numba, pandas, sqlalchemy, sqlalchemy.orm, scipy.linalg, tal
 PARTS = """
 import sys, time
 begin = time.perf_counter()
-import autotrader.cli.commands, autotrader.cli.backtest as words, autotrader.desk.bots as bots, autotrader.desk.choice
+import autotrader.cli.main, autotrader.desk.bots as bots, autotrader.desk.choice
 import autotrader.report.backtest as report
 told = {"imports": time.perf_counter() - begin}
 def timed(module, name, key):
@@ -46,7 +46,7 @@ def timed(module, name, key):
             told[key] = told.get(key, 0.0) + time.perf_counter() - begin
     setattr(module, name, outer)
 timed(bots, "backtest_bots", "load, play, count and judge")
-timed(words, "save_report", "write the report")
+timed(bots, "save_report", "write the report")
 timed(report, "_pictures", "  its pictures")
 timed(report, "_costs", "  its stress table")
 sys.argv = ["autotrader", *sys.argv[1:]]

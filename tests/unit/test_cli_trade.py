@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from autotrader.cli.main import main
-from autotrader.cli.quickstart import or_sample
 from autotrader.config import logs
 from autotrader.config.settings import load
 from autotrader.data.sample import eurusd
+from autotrader.desk.supply import or_sample
 from autotrader.store.candles import save
 from autotrader.store.database import open_store
 
