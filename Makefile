@@ -1,6 +1,6 @@
 # Every target makes its environment first; `make PYTHON=/path/to/python3.12 test` picks another Python.
 .DEFAULT_GOAL := run
-.PHONY: run test lab bench check export clean
+.PHONY: run test soak lab bench check export clean
 
 # The environment is made here: its modules are compiled once, whatever the shell says about that.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,7 +18,11 @@ run: $(READY)
 	@$(BIN)/autotrader quickstart --sample-in desk $(RUN)
 
 test: $(READY)
-	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/bench $(TESTS)
+	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/bench $(TESTS)
+
+# the same tests, the random ones in full length
+soak: $(READY)
+	@AUTOTRADER_OFFLINE=1 AUTOTRADER_SOAK=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -o timeout=3600 --ignore=tests/bench $(TESTS)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab nbs
