@@ -9,14 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?=
-# `make run` keeps its desk in a folder of its own, unless this folder is one already
-DESK ?= $(if $(wildcard config.toml),config.toml,desk/config.toml)
 
 $(READY): pyproject.toml constraints.txt tools/environment.sh
 	@PYTHON="$(PYTHON)" tools/environment.sh "$(VENV)"
 
+# trades config.toml; where its markets cannot be had, the embedded sample plays in desk/
 run: $(READY)
-	@$(BIN)/autotrader quickstart --config $(DESK) $(RUN)
+	@$(BIN)/autotrader quickstart --sample-in desk $(RUN)
 
 test: $(READY)
 	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/bench $(TESTS)

@@ -10,6 +10,7 @@ __all__ = ['BotsOption', 'FromOption', 'ToOption', 'TradesOption', 'SpeedOption'
 # %% ../../nbs/99_cli/80_commands.ipynb #ca3ce79e
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,13 +126,17 @@ def quickstart(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Folder of files; default: Bybit, else the embedded sample."),
     ] = None,
+    sample_in: Annotated[
+        Path | None,
+        typer.Option("--sample-in", metavar="DIR", help="Without both: the embedded sample, in a desk of its own."),
+    ] = None,
     no_serve: Annotated[bool, typer.Option("--no-serve", help="End after the rehearsal.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     "From an empty folder to bots on paper."
     from autotrader.cli.backtest import backtest, choose, document, period, rehearse, text
-    from autotrader.cli.quickstart import configured, data_document, data_text, serving, supply, unreachable
+    from autotrader.cli.quickstart import configured, data_document, data_text, or_sample, serving, supply, unreachable
     from autotrader.cli.up import become, refuse_taken_port
     from autotrader.core.clock import SystemClock
     from autotrader.core.errors import DataError
@@ -141,12 +146,16 @@ def quickstart(
         raise DataError(f"--data {data} is not a folder: name one with Parquet, Feather or CSV files")
     silence, show = (None if data is not None else unreachable()), not as_json and sys.stderr.isatty()
     settings, written = configured(config or Path("config.toml"), data, silence)
+    instead = None
+    if sample_in is not None and data is None and not written:
+        settings, written, instead = or_sample(settings, sample_in, silence)
     if not no_serve:
         refuse_taken_port(settings)
     settings = desk(settings.path)
     chosen = choose(settings, [])
     with open_database(settings, create=True) as store:
         found = supply(store, chosen, data, silence, clock=SystemClock(), progress=show)
+        found = replace(found, why=instead) if instead else found
         span = period(chosen, store)
         if not as_json:
             typer.echo(data_text(found, span, written, settings) + "\n")

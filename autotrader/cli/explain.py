@@ -272,6 +272,7 @@ _NOTES = {
     Note.ENTRY_SHORT: "the order filled {qty_b} of {qty_a}",
     Note.ENTRY_DONE: "entry complete: {qty_b} at {price_a} on average",
     Note.EXIT_RETRY: "exit tried again, for the {a:g}. time",
+    Note.STOP_MOVED: "the stop follows the price, from {price_a} to {price_b}",
     Note.LOSS_STREAK: "paused: {a:g} losing round trips in a row",
     Note.DRAWDOWN: "paused: equity {a:,.2f} fell too far below its peak {b:,.2f}",
     Note.DAILY_LOSS: "paused: equity {a:,.2f} fell too far below {b:,.2f} at the start of the day",
@@ -290,6 +291,7 @@ def _wish(words: Words, intent: np.void) -> str:
             "qty_a": words.qty(round(a)),
             "qty_b": words.qty(round(b)),
             "price_a": words.price(round(a)),
+            "price_b": words.price(round(b)),
         }
         return _NOTES.get(note, f"{note.name.lower().replace('_', ' ')} ({{a:g}}, {{b:g}})").format(**values)
     if kind == IntentKind.CANCEL:

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #5b1f0c7e
 import autotrader
-from ..config.sections import Backtest, BotSettings
+from ..config.sections import Backtest, BotSettings, StrategyParams
 from ..config.settings import Settings, with_changes
 from ..core.clock import Clock, SystemClock, iso
 from ..core.errors import ConfigError, StoreError
@@ -71,7 +71,7 @@ from ..validation.trials import Counted, Trial, independent_streams, record
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #eaa7f78c
 _FIXED = ("name", "id", "enabled", "venue", "symbol", "timeframe", "history_start", "sub_account", "decision.source")
-_STOPS = ("sl_ratio", "tp_ratio")  # strategy parameters that no signal depends on
+_STOPS = tuple(StrategyParams.model_fields)  # strategy parameters that no signal depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,18 +19,21 @@ from ..config.sections import Backtest, BotSettings
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
-from ..engine.events import PARAMS, Sizing, Split, Threshold
+from ..engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
 from ..engine.fills import new_costs
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
 from ..features.columns import compute
 from ..features.history import anchor_ms, anchored, over_history
+from ..store.layouts import plainest
 from .source import strategy_from
 from .templates import Strategy, decide, explain, name_of
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #294e9a2b
 _SIZING = {"lot": Sizing.LOT, "equity_frac": Sizing.EQUITY_FRAC, "risk_frac": Sizing.RISK_FRAC}
 _SPLIT = {"time": Split.TIME, "price": Split.PRICE}
+_STOP_UNIT = {"atr": StopUnit.ATR, "percent": StopUnit.PERCENT}
+_STOP_KIND = {"fixed": StopKind.FIXED, "trailing": StopKind.TRAILING, "break_even": StopKind.BREAK_EVEN}
 
 
 def _venue_fields(instrument: Instrument, bot: BotSettings) -> dict[str, float]:
@@ -67,11 +70,25 @@ def _size_fields(bot: BotSettings) -> dict[str, float]:
     }
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #3574b61e
+def _stop_fields(bot: BotSettings, instrument: Instrument) -> dict[str, float]:
+    "Of a stop that stays where it is, nothing is told that only one that moves asks for."
+    stop = bot.strategy_params
+    fields = {
+        "sl_ratio": stop.sl_ratio,
+        "tp_ratio": stop.tp_ratio,
+        "sl_unit": _STOP_UNIT[stop.sl_unit],
+        "sl_kind": _STOP_KIND[stop.sl_kind],
+    }
+    if stop.sl_kind == "trailing":
+        fields["trail_step"] = stop.trail_step
+    if stop.sl_kind == "break_even":
+        fields |= {"break_even_at": stop.break_even_at, "round_trip_cost": 2 * float(instrument.rules.taker_fee)}
+    return fields
+
+
 def _decision_fields(bot: BotSettings) -> dict[str, float]:
     decision, risk = bot.decision, bot.risk
     return {
-        "sl_ratio": bot.strategy_params.sl_ratio,
-        "tp_ratio": bot.strategy_params.tp_ratio,
         "allow_long": decision.allow_long,
         "allow_short": decision.allow_short,
         "exit_on_opposite": decision.exit_on_opposite,
@@ -88,11 +105,11 @@ def _decision_fields(bot: BotSettings) -> dict[str, float]:
 
 
 def params_for(bot: BotSettings, instrument: Instrument) -> np.ndarray:  # (1,) PARAMS
-    "A bot's settings on an instrument, in the engine's units."
-    params = np.zeros(1, PARAMS)
-    for name, value in (_venue_fields(instrument, bot) | _size_fields(bot) | _decision_fields(bot)).items():
+    "A bot's settings on an instrument, in the engine's units; the id follows from them, whichever version of PARAMS they stand in."
+    params, venue = np.zeros(1, PARAMS), _venue_fields(instrument, bot)
+    for name, value in (venue | _size_fields(bot) | _stop_fields(bot, instrument) | _decision_fields(bot)).items():
         params[name] = value
-    params["id"] = int.from_bytes(hashlib.sha256(params.tobytes()).digest()[:8]) >> 1
+    params["id"] = int.from_bytes(hashlib.sha256(plainest(params)).digest()[:8]) >> 1
     return params
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #508f0b9f

@@ -87,7 +87,7 @@ def year() -> Candles:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("desk")
-    shutil.copyfile(ROOT / "nbs" / "05_config" / "config.toml", folder / "config.toml")
+    shutil.copyfile(ROOT / "config.toml", folder / "config.toml")
     with open_store("sqlite:///data/autotrader.db", folder=folder, create=True) as store:
         save(store, year())
     yield folder
