@@ -280,7 +280,13 @@ class StrategyParams(Section):
     __pydantic_extra__: dict[str, Number] = Field(init=False)
 
     tp_ratio: Positive = 1.5  # × stop distance
-    sl_ratio: Positive = 1.0  # × ATR
+    sl_ratio: Positive = 1.0  # × ATR, or percent of the price
+    sl_unit: Literal["atr", "percent"] = "atr"
+    sl_kind: Literal["fixed", "trailing", "break_even"] = "fixed"
+    trail_step: Annotated[float, Field(ge=0, le=1)] = 0.1  # × stop distance: a trailing stop moves by no less
+    break_even_at: Annotated[float, Field(gt=0, le=100)] = (
+        1.0  # × stop distance: the gain that moves the stop to break even
+    )
 
     @property
     def own(self) -> dict[str, int | float]:
@@ -290,11 +296,19 @@ class StrategyParams(Section):
     @model_validator(mode="after")
     def _no_slip(self) -> Self:
         for key in self.__pydantic_extra__:
-            if near := get_close_matches(key, ("tp_ratio", "sl_ratio"), 1, 0.8):
+            if near := get_close_matches(key, type(self).model_fields, 1, 0.8):
                 raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
         return self
 
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        if self.sl_unit == "percent" and self.sl_ratio >= 100:
+            raise ValueError(
+                f'sl_ratio ({self.sl_ratio:g}) must be below 100 with sl_unit = "percent": the stop of a long would lie at zero'
+            )
+        return self
 
+# %% ../../nbs/05_config/05_sections.ipynb #f10cb110
 def is_file(strategy: str) -> bool:
     "Whether a strategy is a function in a file, FILE.py:NAME or FILE.ipynb:NAME."
     return Path(strategy.rpartition(":")[0]).suffix in (".py", ".ipynb")

@@ -6,6 +6,7 @@
 __all__ = ['ROOM', 'Scale', 'ColumnSpec', 'register', 'columns', 'column', 'ColumnCache', 'CachedCandles', 'cached', 'compute']
 
 # %% ../../nbs/30_features/30_columns.ipynb #f38c45f6
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
@@ -50,6 +51,7 @@ class ColumnSpec:
     about: str
     allows_missing: bool  # no value on any bar, instead of an error, where the market has none of an input
     function: Callable[..., Floats]
+    origin: str  # file it was registered in
 
     def warmup(self, **params: float) -> int:
         "Bars at the start of a series that have no value; raises `ConfigError` on a wrong parameter."
@@ -67,24 +69,22 @@ _REGISTERED: dict[str, ColumnSpec] = {}
 _NOTEBOOK = "__main__"
 
 
-def _origin(spec: ColumnSpec) -> str:
-    "File its function comes from, or its module."
-    return getattr(spec.function, "__globals__", {}).get("__file__") or str(spec.function.__module__)
-
-
 def _enter(spec: ColumnSpec) -> None:
-    other = _REGISTERED.get(spec.name)
-    ours, theirs = _origin(spec), _origin(spec if other is None else other)
-    if ours in (theirs, _NOTEBOOK):
+    other = _REGISTERED.get(spec.name, spec)
+    if spec.origin in (other.origin, _NOTEBOOK):
         _REGISTERED[spec.name] = spec
-    elif theirs != _NOTEBOOK:  # a notebook's stays when its module is imported
-        raise ConfigError(f"column {spec.name!r} is there already, from {theirs}: choose another name")
+    elif other.origin != _NOTEBOOK:  # a notebook's stays when its module is imported
+        raise ConfigError(f"column {spec.name!r} is there already, from {other.origin}: choose another name")
 
 
 def _checked(spec: ColumnSpec) -> ColumnSpec:
     where = f"column {spec.name!r}"
-    if not spec.name.isidentifier() or not spec.inputs:
-        raise ConfigError(f"{where} must have a name like a variable's and at least one input")
+    if not spec.name.isidentifier():
+        raise ConfigError(f"{where} must have a name like a variable's: letters, digits and _")
+    if isinstance(spec.inputs, str) or not spec.inputs:
+        raise ConfigError(f"{where} must name its inputs as in ('close',), was {spec.inputs!r}")
+    if spec.scale not in tuple(Scale):
+        raise ConfigError(f"{where} must have a scale of {', '.join(Scale)}, was {spec.scale!r}")
     if not spec.about:
         raise ConfigError(f"{where} must say what it is: write a line under its def, or give about=")
     longest = spec.bars(**{each.name: each.checked(spec.name, each.high) for each in spec.parameters})
@@ -107,6 +107,7 @@ def register(
     about: str | None = None,  # None: the first line under its def
 ) -> Callable[[_F], _F]:
     "Make a function a column that can be asked for by name; raises `ConfigError` on a name that is taken or a declaration that cannot be."
+    here = sys._getframe(1).f_globals
 
     def entered(function: _F) -> _F:
         told = (function.__doc__ or "").strip() if about is None else about
@@ -120,6 +121,7 @@ def register(
             about=told.partition("\n")[0],
             allows_missing=allows_missing,
             function=function,
+            origin=str(here.get("__file__") or here["__name__"]),
         )
         _enter(_checked(spec))
         return function

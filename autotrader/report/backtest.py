@@ -478,9 +478,14 @@ def _remarks(result: Result) -> list[str]:
     return [*notes_of(result.part), f"the bot noted: {noted or 'nothing'}"]
 
 
-def display(result: Result) -> str:
+def display(
+    result: Result,
+    *,
+    told: Sequence[str] | None = None,  # its verdict; None: a backtest's
+) -> str:
     "HTML of a result for a notebook; every text escaped."
-    told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
+    if told is None:
+        told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
     statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
     picture = result_svg(result) if len(result.run.equity_e8) else ""
     months = months_svg(list(result.months.index), result.months.to_numpy()[:, :12], title="Months")

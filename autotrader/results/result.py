@@ -36,6 +36,7 @@ from autotrader.engine.metrics import (
 from ..engine.simulate import Ints, Run
 from ..search.evaluate import entry_rank
 from ..search.task import bars_in
+from ..store.layouts import plainest
 from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def bars_of(part: Part) -> dict[str, Any]:
 def identity(part: Part, run: Run) -> str:
     "Eight letters that are the same for the same fills on the same bars."
     digest = hashlib.sha256(part.bot.encode() + run.fills.tobytes() + run.day_equity_e8.tobytes())
-    digest.update(part.params.tobytes() + part.costs.tobytes())
+    digest.update(plainest(part.params) + part.costs.tobytes())
     return digest.hexdigest()[:8]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config.sections import Backtest, BotSettings
+from ..config.sections import Backtest, BotSettings, StrategyParams
 from ..config.settings import Settings, with_changes
 from ..core.errors import ConfigError
 from ..features.parameters import settle
@@ -24,7 +24,7 @@ from ..strategy.templates import TEMPLATES, Own, Strategy, Template, parameters,
 Value = int | float | bool | str
 Assignment = Mapping[str, Value]  # settings by whole key
 _FIXED = ("name", "id", "enabled", "venue", "symbol", "timeframe", "history_start", "sub_account", "decision.source")
-_STOPS = ("sl_ratio", "tp_ratio")  # strategy parameters that no signal depends on
+_STOPS = tuple(StrategyParams.model_fields)  # strategy parameters that no signal depends on
 
 
 def whole_key(key: str) -> str:

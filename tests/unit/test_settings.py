@@ -226,8 +226,9 @@ def test_the_shipped_configuration_names_every_setting() -> None:
 
 
 def test_the_source_of_the_templates_is_what_is_shipped(root: Path) -> None:
-    for name in ("config.toml", "sample.toml", "env.example"):
-        assert (root / "nbs/05_config" / name).read_bytes() == (root / "autotrader/config" / name).read_bytes()
+    sources = {"config.toml": "config.toml", "nbs/05_config/sample.toml": "sample.toml", ".env.example": "env.example"}
+    for source, copy in sources.items():
+        assert (root / source).read_bytes() == (root / "autotrader/config" / copy).read_bytes()
 
 
 @pytest.mark.realdata
