@@ -54,13 +54,15 @@ _CLOSE: dict[str, Reading] = {"close": ("close", {})}  # which every rule may lo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template(ABC):
-    "Base of the hand-written strategies; raises `ConfigError` on a parameter out of its range."
+    "Base of the hand-written strategies; raises `ConfigError` on a parameter out of its range, or a column that is not there."
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
         for name, value in settle(self.name, _declared(type(self)), self.params).items():
             object.__setattr__(self, name, value)
+        for name, params in self.reads().values():
+            column(name).warmup(**params)
 
     @property
     def params(self) -> dict[str, float]:

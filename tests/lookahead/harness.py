@@ -4,7 +4,7 @@ import numpy as np
 
 from autotrader.core.clock import parse_time, timeframe_ms
 from autotrader.core.market import Candles
-from autotrader.strategy.check import Answer, Offence, forgotten, growing, poisoned
+from autotrader.strategy.lookahead import Answer, Offence, forgotten, growing, poisoned
 
 
 def walk(n: int, *, seed: int, timeframe: str = "1h", since: str = "2025-03-08") -> Candles:

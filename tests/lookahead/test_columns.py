@@ -9,7 +9,7 @@ from autotrader.core.market import Candles
 from autotrader.features import history
 from autotrader.features.columns import ColumnSpec, cached, columns, compute
 from autotrader.features.history import anchored, over_history, segments
-from autotrader.strategy.check import RELATIVE
+from autotrader.strategy.lookahead import RELATIVE
 
 ALL = columns()
 

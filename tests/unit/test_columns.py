@@ -2,13 +2,12 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
+import forked
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,9 +86,8 @@ def test_a_column_of_the_house_cannot_be_replaced_by_a_file(tmp_path: Path) -> N
 def test_a_wrong_column_is_one_line_of_the_command(tmp_path: Path) -> None:
     write_template(tmp_path, kind="sample")
     (tmp_path / "mine.py").write_text(LEVEL.format(about="", factor=2))
-    words = [Path(sys.executable).with_name("autotrader"), "strategy", "check", "mine.py:rule", "--venue", "sample"]
-    env = os.environ | {"AUTOTRADER_OFFLINE": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    words = ("strategy", "check", "mine.py:rule", "--venue", "sample")
+    done = forked.command(*words, cwd=tmp_path, env=os.environ | {"AUTOTRADER_OFFLINE": "1"})
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "column 'level' must say what it is: write a line under its def" in done.stderr
 
