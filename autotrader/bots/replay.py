@@ -15,7 +15,7 @@ import numpy as np
 from ..core.errors import StoreError
 from ..engine.events import INTENT, MAX_INTENTS, EventKind
 from ..engine.policy import step
-from ..engine.simulate import FILL, Ints
+from ..engine.simulate import FILL, STOP, Ints
 
 # %% ../../nbs/75_bots/15_replay.ipynb #a3c209f0
 def fill_before(
@@ -53,6 +53,7 @@ class Folded:
     seqs: Ints  # (k,) event of each intent
     intents: np.ndarray  # (k,) INTENT
     fills: np.ndarray  # (f,) FILL
+    stops: np.ndarray  # (s,) STOP: each place where a stop was set
 
 
 def joined(records: Sequence[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
@@ -70,6 +71,7 @@ def fold(
     seqs: list[int] = []
     intents: list[np.ndarray] = []
     fills: list[np.ndarray] = []
+    stops: list[tuple[int, int, int]] = []
     for i in range(len(events)):
         event, number = events[i : i + 1], int(state["params_id"][0])
         if number not in params:
@@ -77,6 +79,8 @@ def fold(
                 f"event {int(event['seq'][0])} needs parameters {number}, which are not stored: restore a backup"
             )
         fill = fill_before(state, event)
+        if event["kind"][0] == EventKind.PROTECTED and event["stop"][0] != state["have_stop"][0]:
+            stops.append((int(event["ts_ms"][0]), int(state["trip"][0]), int(event["stop"][0])))
         n = step(state[0], event[0], params[number][0], out)
         if fill is not None:
             fill_after(fill, state)
@@ -89,4 +93,5 @@ def fold(
         seqs=np.array(seqs, np.int64),
         intents=joined(intents, INTENT),
         fills=joined(fills, FILL),
+        stops=np.array(stops, STOP),
     )

@@ -173,6 +173,7 @@ def _review(store: Store, actor: Actor) -> BotRehearsal:
     peak = np.maximum.accumulate(np.r_[actor.part.wallet_e8, actor.equity_e8])[1:]
     run = Run(
         fills=folded.fills,
+        stops=folded.stops,
         equity_e8=actor.equity_e8,
         day_ms=day_ms,
         day_equity_e8=day_equity_e8,
