@@ -446,3 +446,22 @@ def test_a_task_and_its_sweep_can_be_sent_to_another_process(prices: Candles) ->
 
 def test_the_sweep_is_offered_at_the_front_door() -> None:
     assert at.sweep is sweep
+
+
+def test_the_kinds_of_stops_are_varied_like_any_setting(prices: Candles) -> None:
+    kinds = ["sl_kind=fixed,trailing,break_even", "sl_unit=atr,percent", "sl_ratio=0.5,2", "trail_step=0.1,0.5"]
+    found = explore(task_of("ema_trend", prices), kinds, threads=2)
+    assert len(found.table) == 24
+    returns = {}
+    for place, changes in enumerate(found.changes):
+        stop = {key.removeprefix("strategy_params."): value for key, value in changes.items()}
+        alone = backtest("ema_trend", prices, bot={"strategy_params": stop})
+        assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True), stop
+        assert bool(alone.run.notes.get("STOP_MOVED")) == (stop["sl_kind"] != "fixed"), stop
+        returns[tuple(stop.values())] = alone.stats.return_frac
+    narrow = {
+        kind: [returns[kind, "atr", 0.5, step] for step in (0.1, 0.5)] for kind in ("fixed", "trailing", "break_even")
+    }
+    assert (
+        len({*narrow["fixed"], *narrow["trailing"], *narrow["break_even"]}) == 1 + 2 + 1
+    )  # a step is for trailing alone
