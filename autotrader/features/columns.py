@@ -38,7 +38,7 @@ class Scale(StrEnum):
     QUANTITY = "quantity"  # coins or contracts, never negative
 
 # %% ../../nbs/30_features/30_columns.ipynb #039ca1a7
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ColumnSpec:
     "What the house knows of one column."
 
@@ -60,6 +60,10 @@ class ColumnSpec:
     def label(self, **params: float) -> str:
         "Name with its parameters, as in `ema_20`."
         return "_".join([self.name, *(f"{value:g}" for value in settle(self.name, self.parameters, params).values())])
+
+    def __repr__(self) -> str:
+        chosen = ", ".join(f"{each.name}={each.default:g}" for each in self.parameters)
+        return f"{self.name}({chosen}): {self.about}; {self.scale}, from {self.source}, after {self.warmup()} bars"
 
 # %% ../../nbs/30_features/30_columns.ipynb #9ca15e64
 _HOUSE = "autotrader.features"
