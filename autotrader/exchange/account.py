@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REMEMBERED', 'SCHEMA', 'Book', 'Account', 'open_bar', 'play', 'next_ms', 'fund', 'place', 'cancel', 'protect', 'find',
-           'snapshot', 'Statement', 'statement', 'to_plain', 'from_plain', 'save', 'restore']
+           'snapshot', 'Statement', 'statement', 'audit', 'to_plain', 'from_plain', 'save', 'restore']
 
 # %% ../../nbs/65_exchange/10_account.ipynb #e7c0020d
 import re
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ConfigError, Rejected, StoreError
+from ..core.clock import iso
+from ..core.errors import AutotraderError, ConfigError, Rejected, StoreError
 from ..core.market import Instrument, from_e8, to_e8
 from autotrader.core.ports import (
     Bar,
@@ -180,7 +181,7 @@ class Account:
         *,
         wallet: Decimal,  # quote coin
     ) -> None:
-        self.wallet_e8 = to_e8(wallet)
+        self.opened_e8 = self.wallet_e8 = to_e8(wallet)
         self.books: dict[str, Book] = {}
 
     def list_symbol(
@@ -385,6 +386,18 @@ def statement(account: Account) -> Statement:
         fees=from_e8(sum(int(venue["fees_e8"]) for venue in venues)),
         funding=from_e8(sum(int(venue["funding_e8"]) for venue in venues)),
     )
+
+# %% ../../nbs/65_exchange/10_account.ipynb #336ece9a
+def audit(account: Account, *, ts_ms: int) -> None:
+    "Raise `AutotraderError` unless the bookings explain the wallet."
+    venues = [book.venue[0] for book in account.books.values()]
+    moved = account.wallet_e8 - account.opened_e8
+    explained = sum(int(venue["realised_e8"]) + int(venue["funding_e8"]) - int(venue["fees_e8"]) for venue in venues)
+    if moved != explained:
+        raise AutotraderError(
+            f"the wallet of {', '.join(account.books)} moved by {from_e8(moved)}, its bookings by {from_e8(explained)} "
+            f"at {iso(ts_ms)}: this is a fault of the venue model, report it"
+        )
 
 # %% ../../nbs/65_exchange/10_account.ipynb #811fc1bc
 _KINDS: dict[str, type[Any]] = {

@@ -147,7 +147,7 @@ def take_up(part: Part, store: Store, writer: JournalWriter, guard: Guard, fate:
         instrument=part.instrument,
         state=first,
         params={int(part.params["id"][0]): part.params},
-        exchange=exchange,
+        venue=exchange,
         writer=writer,
         clock=clock,
         guard=guard,
