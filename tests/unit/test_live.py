@@ -186,7 +186,7 @@ class Trading:
             for now in [*range(self.venue.now_ms + every_ms, end, every_ms), end]:
                 self.step(now)
             if end % MINUTE == 0:
-                self.until(lambda: self.player.place["played_ms"] >= end, "the end of a minute")  # noqa: B023
+                self.until(lambda: self.player.session.played_ms >= end, "the end of a minute")  # noqa: B023
 
 
 def tell(venue: local.Venue) -> None:
@@ -322,13 +322,13 @@ def test_nothing_is_opened_while_nothing_is_heard_and_then_it_goes_on(
         at.cut(whole=True)
         at.step(SEVEN + 10 * MINUTE)
         time.sleep(1.0)
-        assert orders(store) == [] and at.player.place["bar_ms"] < SEVEN - HOUR, "no prices, no decision"
+        assert orders(store) == [] and at.player.session.bar_ms < SEVEN - HOUR, "no prices, no decision"
         at.mend()
         at.until_heard()
-        at.until(lambda: at.player.place["bar_ms"] == SEVEN - HOUR, "the bar that was missed")
+        at.until(lambda: at.player.session.bar_ms == SEVEN - HOUR, "the bar that was missed")
         at.play(SEVEN + 12 * MINUTE)
         assert orders(store) == [] and notes(store) == [Note.STALE_SIGNAL]
-        assert at.player.place["played_ms"] == SEVEN + 12 * MINUTE
+        assert at.player.session.played_ms == SEVEN + 12 * MINUTE
     events = [row.event_type for row in rows(store, SystemEvent)]
     assert (events.count("FEED_DOWN"), events.count("FEED_UP")) == (1, 2)
 
@@ -343,8 +343,8 @@ def test_parts_that_fell_due_in_an_outage_are_not_bought_at_prices_that_are_gone
         at.step(SEVEN + 20 * MINUTE)
         at.mend()
         at.until_heard()
-        at.until(lambda: at.player.place["played_ms"] >= SEVEN + 20 * MINUTE, "what was missed")
-        caught_up_ms = at.player.place["played_ms"]
+        at.until(lambda: at.player.session.played_ms >= SEVEN + 20 * MINUTE, "what was missed")
+        caught_up_ms = at.player.session.played_ms
         at.play(SEVEN + 25 * MINUTE)
         snapshot = at.player.session.venue.snapshot("BTCUSDT")
         assert BTC.steps(snapshot.qty) == at.player.session.bot.state["qty"][0] > 0
@@ -373,7 +373,7 @@ def test_a_bar_heard_late_closes_and_does_not_open(settings: Settings, venue: lo
         assert at.player.session.bot.state["qty"][0] > 0
     venue.now_ms = EIGHT + HOUR + 30 * MINUTE  # the hour that broke out downwards is long over
     with trading(settings, venue, store) as at:
-        at.until(lambda: at.player.place["bar_ms"] == EIGHT, "the bars that were missed")
+        at.until(lambda: at.player.session.bar_ms == EIGHT, "the bars that were missed")
         at.until(lambda: orders(store, "EXIT"), "the exit")
         at.play(EIGHT + HOUR + 33 * MINUTE)
         at.until(lambda: at.player.session.bot.state["qty"][0] == 0, "the end of the position")
@@ -391,7 +391,7 @@ def test_an_entry_that_was_slept_through_stays_undone(settings: Settings, venue:
         at.play(SEVEN - MINUTE)
     venue.now_ms = SEVEN + 20 * MINUTE
     with trading(settings, venue, store) as at:
-        at.until(lambda: at.player.place["bar_ms"] == SEVEN - HOUR, "the bar that was missed")
+        at.until(lambda: at.player.session.bar_ms == SEVEN - HOUR, "the bar that was missed")
         at.play(SEVEN + 22 * MINUTE)
     assert orders(store) == [] and notes(store) == [Note.STALE_SIGNAL]
 
