@@ -1,5 +1,6 @@
 #!/bin/sh
 # Make .venv (or the folder given as $1) with everything in it: uv when it is there, else venv and pip.
+# `tools/environment.sh --pythons` only lists the interpreters that would do, oldest first: version, tab, path.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
@@ -9,6 +10,21 @@ works() { # a version manager may put a python3.12 on the path that only prints 
     if command -v uv >/dev/null 2>&1; then need=sys; else need=ensurepip; fi
     "$1" -c "import sys, $need; sys.exit(not $range)" >/dev/null 2>&1
 }
+
+places() { # where a Python of this version may be: on the path, with pyenv, with uv
+    command -v "python$1" || true
+    ls -d "${PYENV_ROOT:-${HOME:-/nowhere}/.pyenv}/versions/$1".*/bin/python 2>/dev/null || true
+    uv python find --no-project --no-python-downloads "$1" 2>/dev/null || true
+}
+
+if [ "$venv" = --pythons ]; then
+    for version in 3.11 3.12 3.13; do
+        places "$version" | while IFS= read -r candidate; do
+            if works "$candidate"; then printf '%s\t%s\n' "$version" "$candidate"; break; fi
+        done
+    done
+    exit
+fi
 
 if [ -n "${PYTHON:-}" ]; then
     works "$PYTHON" || { echo "autotrader: PYTHON=$PYTHON does not run, is not Python 3.11, 3.12 or 3.13, or has no venv module" >&2; exit 1; }

@@ -362,7 +362,8 @@ def _go_on(order: OrderRecord, event: np.void, evidence: Evidence) -> None:
 
 def _reported(orders: OpenOrders, change: Change, evidence: Evidence) -> tuple[list[OrderRecord], list[Row]]:
     "The order that an event reports on, and the rows that only this event leaves."
-    event, rows = change.event[0], []
+    event = change.event[0]
+    rows: list[Row] = []
     if event["kind"] not in (EventKind.ACK, EventKind.FILL, EventKind.DONE):
         return [], rows
     order, fill = orders.by_key.get(int(event["key"])), change.fill

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .frame import ConfigOption, ReplayOption, desk, open_database
+from .options import ConfigOption, ReplayOption, desk, open_database
 
 if TYPE_CHECKING:
     from autotrader.config.settings import Settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .frame import ConfigOption, JsonOption, answer, desk, open_database
+from .options import ConfigOption, JsonOption, answer, desk, open_database
 
 if TYPE_CHECKING:
     from autotrader.jobs.launch import Job
@@ -127,7 +127,7 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     "Show the newest jobs, and which notebooks can be run."
-    from autotrader.cli.show import table
+    from autotrader.cli.output import table
     from autotrader.jobs.launch import jobs
     from autotrader.jobs.templates import available
 
@@ -142,7 +142,7 @@ def list_jobs(
 @job.command("show")
 def show(job_id: IdArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     "Show one job, and what came out of it."
-    from autotrader.cli.show import as_json as write
+    from autotrader.cli.output import as_json as write
     from autotrader.core.errors import DataError
     from autotrader.jobs.launch import find_job
     from autotrader.jobs.manifest import read

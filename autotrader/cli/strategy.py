@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data import SymbolOption, TimeframeOption, VenueOption
-from .frame import ConfigOption, JsonOption, answer
+from .options import ConfigOption, JsonOption, SymbolOption, TimeframeOption, VenueOption, answer
 
 if TYPE_CHECKING:
     from autotrader.config.sections import BotSettings
@@ -41,7 +40,7 @@ def _about(name: str) -> dict[str, Any]:
 @strategy.command("list")
 def list_strategies(as_json: JsonOption = False) -> None:
     "Show the strategies there are."
-    from autotrader.cli.show import table
+    from autotrader.cli.output import table
     from autotrader.strategy.templates import names
 
     rows = [_about(name) for name in names()]
@@ -53,7 +52,7 @@ def list_strategies(as_json: JsonOption = False) -> None:
 @strategy.command("show")
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
     "Show what can be chosen in a strategy."
-    from autotrader.cli.show import table
+    from autotrader.cli.output import table
     from autotrader.strategy.templates import parameters
 
     parameters(name)  # says it when there is none of that name

@@ -23,11 +23,11 @@ from ..config.sections import Risk
 from ..core.clock import DAY_MS, SimulatedClock
 from ..core.errors import ConfigError
 from ..core.ports import OpenVenue
-from ..desk.results import Result
 from ..engine.events import IntentKind, Note, new_state
 from ..engine.simulate import Ints, Run
 from ..exchange.paper import BAD_DAY, Roughness
 from ..exchange.venues import open_paper, rough_paper
+from ..results.result import Result
 from ..store import journal
 from ..store.database import Store, describe
 from ..store.tables import Order

@@ -25,6 +25,7 @@ from ..core.clock import SimulatedClock
 from ..core.errors import ConfigError
 from .schedule import ScheduledTask
 from .supervisor import Supervisor, attempt, open_session, stored_book
+from ..store.layouts import plainest
 from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/40_replay.ipynb #b83cf1d5
@@ -55,12 +56,13 @@ def script_of(part: Part) -> str:
         tape.funding_ms,
         tape.funding_rate,
     )
-    said = (signals.direction, signals.exits, signals.confidence, part.atr, part.params, part.costs)
+    said = (signals.direction, signals.exits, signals.confidence, part.atr)
     digest = hashlib.sha256(f"{part.bot} {part.instrument} {part.wallet_e8}".encode())
     for column in (*columns, *said):
         digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(plainest(part.params) + part.costs.tobytes())
     for era in part.eras:
-        digest.update(f"{era.since_ms} {era.instrument}".encode() + era.params.tobytes() + era.costs.tobytes())
+        digest.update(f"{era.since_ms} {era.instrument}".encode() + plainest(era.params) + era.costs.tobytes())
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/90_runner/40_replay.ipynb #d3c545d7

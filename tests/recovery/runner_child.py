@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-import autotrader.cli.running
-import autotrader.cli.trade  # noqa: F401  what the command imports late is loaded before the fork
+import autotrader.cli.run
+import autotrader.desk.choice  # noqa: F401  what the command imports late is loaded before the fork
 from autotrader.bots import cycle, writer
 from autotrader.bots.replay import fold
 from autotrader.bots.session import Session

@@ -19,12 +19,12 @@ import psutil
 import pytest
 import requests
 
-from autotrader.cli import frame
+from autotrader.cli import options
 from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock
-from autotrader.runner.lease import holder_name
+from autotrader.status.liveness import holder_name
 from autotrader.store.control import answer, beat, release, take, take_lease, waiting
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import SystemEvent
@@ -129,19 +129,12 @@ def obeying(store: Store, *, state: str = "done", message: str = "nothing new is
 def test_the_replays_address_is_the_runners(settings: Settings) -> None:
     from autotrader.runner.app import replay_url
 
-    assert frame.database_of(settings, replay=True) == replay_url(settings)
-
-
-def test_the_same_silence_counts_as_silence_on_the_pages() -> None:
-    from autotrader.cli import floor
-    from autotrader.dashboard import reads
-
-    assert floor.SILENT_MS == reads.SILENT_MS
+    assert options.database_of(settings, replay=True) == replay_url(settings)
 
 
 def test_status_imports_neither_engine_nor_dashboard() -> None:
     heavy = "{'numba', 'pandas', 'panel', 'bokeh', 'fastapi', 'uvicorn', 'pybit', 'apscheduler'}"
-    code = f"import sys, autotrader.cli.main, autotrader.cli.floor; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, autotrader.cli.main, autotrader.cli.status; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -214,7 +207,7 @@ def test_why_a_bot_is_paused_stands_below_the_table(tmp_path: Path, store: Store
 def test_a_replay_is_found_by_those_who_look_for_it_in_the_real_database(
     tmp_path: Path, settings: Settings, store: Store
 ) -> None:
-    with frame.open_database(settings, create=True, replay=True) as replay:
+    with options.open_database(settings, create=True, replay=True) as replay:
         pulse(replay, mode="replay", speed=3600.0, since_ms=0, time_ms=86_400_000, until_ms=2 * 86_400_000)
         ended = run(tmp_path, "status")
         assert (ended.code, ended.err) == (1, "A replay runs on this desk: add --replay.\n")
