@@ -1,6 +1,6 @@
 # Every target makes its environment first; `make PYTHON=/path/to/python3.12 test` picks another Python.
 .DEFAULT_GOAL := run
-.PHONY: run test lab bench check export clean
+.PHONY: run test soak lab bench check export clean
 
 # The environment is made here: its modules are compiled once, whatever the shell says about that.
 unexport PYTHONDONTWRITEBYTECODE
@@ -9,17 +9,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?=
-# `make run` keeps its desk in a folder of its own, unless this folder is one already
-DESK ?= $(if $(wildcard config.toml),config.toml,desk/config.toml)
 
 $(READY): pyproject.toml constraints.txt tools/environment.sh
 	@PYTHON="$(PYTHON)" tools/environment.sh "$(VENV)"
 
+# trades config.toml; where its markets cannot be had, the embedded sample plays in desk/
 run: $(READY)
-	@$(BIN)/autotrader quickstart --config $(DESK) $(RUN)
+	@$(BIN)/autotrader quickstart --sample-in desk $(RUN)
 
 test: $(READY)
-	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/bench $(TESTS)
+	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal --ignore=tests/bench $(TESTS)
+
+# the same tests, the random ones in full length
+soak: $(READY)
+	@AUTOTRADER_OFFLINE=1 AUTOTRADER_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal -o timeout=3600 --ignore=tests/bench $(TESTS)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab nbs

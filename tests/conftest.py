@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,27 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # what stands there is for the tests of every folder
+NAMED = os.environ.get("AUTOTRADER_DATA")
+DATA = Path(NAMED).absolute() if NAMED else ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    "Work in an empty folder: the repository's top level is a desk, which no test may find or fill."
+    with chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    "Compile the kernels once, before the processes that share the tests would do it all at the same time."
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        from autotrader.engine import excursions, metrics, simulate  # noqa: F401
 
 
 def recorded_data() -> Path | None:
     "Folder with the recorded market data, which is not part of this repository."
-    named = os.environ.get("AUTOTRADER_DATA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
-    return folder if folder.is_dir() else None
+    return DATA if DATA.is_dir() else None
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,18 @@ FORBIDDEN = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "an access key": r"AKIA[0-9A-Z]{16}|gh[pousr]_[0-9A-Za-z]{30}|AIza[0-9A-Za-z_-]{35}|discord(app)?[.]com[/]api[/]webhooks[/]\d{6}",
 }
-COPIED = ("autotrader", "nbs", "migrations", "tests", "tools", "pyproject.toml", "settings.ini", ".importlinter")
+COPIED = (
+    "autotrader",
+    "nbs",
+    "migrations",
+    "tests",
+    "tools",
+    "pyproject.toml",
+    "settings.ini",
+    ".importlinter",
+    "config.toml",
+    ".env.example",
+)
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis", "*.egg-info")
 
 

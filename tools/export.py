@@ -11,8 +11,12 @@ BIN = Path(sys.executable).parent
 EXTRAS = (
     ("migrations", ("**/*.py", "**/*.mako"), "store/migrations"),
     ("nbs/templates", ("*.ipynb",), "jobs/templates"),
-    ("nbs/05_config", ("*.toml", "*.example"), "config"),
+    ("nbs/05_config", ("*.toml",), "config"),
 )
+CARD = {
+    "config.toml": "config/config.toml",
+    ".env.example": "config/env.example",
+}  # the top level is a desk, and what `init` writes
 
 
 def run(*command: str) -> None:
@@ -22,6 +26,8 @@ def run(*command: str) -> None:
 
 
 def copy_extras() -> None:
+    for source, copy in CARD.items():
+        shutil.copyfile(ROOT / source, ROOT / "autotrader" / copy)
     for source, patterns, target in EXTRAS:
         folder, room = ROOT / source, ROOT / "autotrader" / target
         wanted = {path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern)}

@@ -19,8 +19,8 @@ from autotrader.core.clock import SystemClock
 from autotrader.dashboard.app import create_app
 from autotrader.dashboard.auth import make_login
 from autotrader.data.sample import eurusd
-from autotrader.desk.backtest import prepare
 from autotrader.runner.rehearsal import rehearse
+from autotrader.search.task import prepare
 from autotrader.status.liveness import RUNNER, holder_name
 from autotrader.store import candles
 from autotrader.store.control import beat, take_lease

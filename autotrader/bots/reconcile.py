@@ -27,6 +27,7 @@ from autotrader.engine.events import (
     Exit,
     Money,
     Status,
+    StopUnit,
     new_event,
     stop_key,
 )
@@ -169,7 +170,9 @@ def _take_position(bot: SubBot, snapshot: Snapshot) -> str:
     qty, cost = instrument.steps(snapshot.qty), instrument.cost(snapshot.value)
     gained = to_e8(snapshot.wallet) - int(now["wallet_e8"])
     line = f"position: {snapshot.qty} at the venue, {instrument.qty(int(now['qty']))} here, result {from_e8(gained)}"
-    is_blind = qty * now["side"] <= 0 and qty != 0 and bot.rules()["sl_ratio"] > 0 and not now["atr"] > 0
+    rules = bot.rules()
+    counted = now["close"] if rules["sl_unit"] == StopUnit.PERCENT else now["atr"]
+    is_blind = qty * now["side"] <= 0 and qty != 0 and rules["sl_ratio"] > 0 and not counted > 0
     bot.ears.marks.take_position(snapshot.number)
     fields = {"code": Cause.RECONCILE, "qty": qty, "cost": cost, "amount_e8": gained, "ref": snapshot.number}
     take(bot, new_event(EventKind.EXTERNAL, ts_ms, **fields))

@@ -162,7 +162,7 @@ def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
     from autotrader.core.market import E8
     from autotrader.engine.events import INTENT, MAX_INTENTS, EventKind, IntentKind, Note, new_event, new_state
     from autotrader.engine.policy import step
-    from autotrader.features.indicators import compute
+    from autotrader.features.columns import compute
     from autotrader.strategy.setup import params_for
 
     candles, params, out = market.candles, params_for(bot, market.instrument), np.zeros(MAX_INTENTS, INTENT)

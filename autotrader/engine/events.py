@@ -6,8 +6,8 @@
 __all__ = ['EVENT', 'INTENT', 'MAX_INTENTS', 'SLOTS', 'STOP_SLOT', 'TARGET_SLOT', 'NEVER_MS', 'ORDER', 'SCHEMA', 'STATE',
            'PARAMS', 'EventType', 'IntentsType', 'StateType', 'ParamsType', 'OrderType', 'EventKind', 'Exit', 'Ack',
            'Done', 'Refusal', 'Cause', 'Money', 'Command', 'IntentKind', 'OrderKind', 'Purpose', 'Note', 'Status',
-           'Mode', 'Pause', 'stop_key', 'target_key', 'Sizing', 'Split', 'Threshold', 'new_state', 'new_event',
-           'readable', 'readable_state']
+           'Mode', 'Pause', 'stop_key', 'target_key', 'Sizing', 'Split', 'Threshold', 'StopKind', 'StopUnit',
+           'new_state', 'new_event', 'readable', 'readable_state']
 
 # %% ../../nbs/40_engine/10_events.ipynb #4b40c841
 from enum import IntEnum
@@ -18,6 +18,7 @@ import numpy as np
 
 import autotrader.engine  # noqa: F401  the cache folder is set before any kernel
 from ..core.clock import DAY_MS
+from ..store.layouts import declare
 
 # %% ../../nbs/40_engine/10_events.ipynb #8644a1d0
 class EventKind(IntEnum):
@@ -152,6 +153,7 @@ class Note(IntEnum):
     SIZE_TIER = 22  # a: multiplier, b: ATR as the thresholds count it
     NO_SLOT = 23  # a: orders that still rest
     PARTS_MERGED = 24  # a: parts that fell due between two clock events and went out as one order
+    STOP_MOVED = 25  # a: stop before, b: stop now, ticks
 
 # %% ../../nbs/40_engine/10_events.ipynb #b6ec8123
 INTENT = np.dtype(
@@ -242,7 +244,7 @@ _MONEY = [
 ]
 
 # %% ../../nbs/40_engine/10_events.ipynb #d5f71cc2
-SCHEMA = 1  # of STATE; a stored state of another schema is rebuilt from the journal
+SCHEMA = 2  # of STATE; what older ones looked like stands under *Older records*
 
 STATE = np.dtype(
     [
@@ -271,7 +273,7 @@ STATE = np.dtype(
         ("part_qty", "i8"),  # steps of each later part
         ("next_ms", "i8"),  # next time-split part
         ("deadline_ms", "i8"),
-        ("atr0", "f8"),  # ATR when the trip was decided
+        ("atr0", "f8"),  # what `sl_ratio` counts, price units: the ATR, or 1 % of the price, when the trip was decided
         # wishes
         ("exiting", "i8"),  # 1 while the position must go
         ("then_side", "i8"),  # entry wanted once flat
@@ -287,6 +289,7 @@ STATE = np.dtype(
         ("have_target", "i8"),
         ("protect_try", "i8"),
         ("protect_after_ms", "i8"),
+        ("best", "i8"),  # mark price from which the stop was last moved; 0: it was not
         *_MONEY,
         # mode
         ("mode", "i8"),
@@ -315,6 +318,17 @@ class Split(IntEnum):
 class Threshold(IntEnum):
     PRICE = 0
     PERCENT = 1
+
+
+class StopKind(IntEnum):
+    FIXED = 0
+    TRAILING = 1  # follows the mark price at its distance
+    BREAK_EVEN = 2  # goes once to where the trip costs nothing
+
+
+class StopUnit(IntEnum):
+    ATR = 0
+    PERCENT = 1  # of the price
 
 # %% ../../nbs/40_engine/10_events.ipynb #d57ae26d
 PARAMS = np.dtype(
@@ -345,8 +359,13 @@ PARAMS = np.dtype(
         ("split_gap", "f8"),  # fraction of the price
         ("split_expiry_ms", "i8"),
         # stop and target
-        ("sl_ratio", "f8"),  # × ATR; 0: none
+        ("sl_ratio", "f8"),  # × sl_unit; 0: none
         ("tp_ratio", "f8"),  # × stop distance; 0: none
+        ("sl_unit", "i8"),
+        ("sl_kind", "i8"),
+        ("trail_step", "f8"),  # × stop distance: less than this moves no trailing stop
+        ("break_even_at", "f8"),  # × stop distance: gain that moves the stop to break even
+        ("round_trip_cost", "f8"),  # fraction of the price that leaving at break even must bring back
         # signals
         ("allow_long", "i8"),
         ("allow_short", "i8"),
@@ -427,6 +446,21 @@ def readable_state(record: np.void) -> dict[str, Any]:
         if order["status"] or order["cum_qty"]
     ]
     return out
+
+# %% ../../nbs/40_engine/10_events.ipynb #007d997e
+declare(STATE, {2: {"best": 0}})
+declare(
+    PARAMS,
+    {
+        2: {
+            "sl_unit": StopUnit.ATR,
+            "sl_kind": StopKind.FIXED,
+            "trail_step": 0,
+            "break_even_at": 0,
+            "round_trip_cost": 0,
+        }
+    },
+)
 
 # %% ../../nbs/40_engine/10_events.ipynb #f1057eeb
 EventType = numba.from_dtype(EVENT)

@@ -32,7 +32,7 @@ from autotrader.engine.events import (
     new_state,
 )
 from .fills import BAR, COSTS, VENUE, accept, fund, match, new_venue, open_bar, quiet_range
-from .policy import idle_until, is_moot, is_old_news, lowest_e8, step
+from .policy import highest_e8, idle_until, is_moot, is_old_news, lowest_e8, step
 from .signals import Signals
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #bce5d978
@@ -350,7 +350,8 @@ def _limits(desk):
     state, unit_e8 = desk.state, desk.params.unit_e8
     worth, gain = state.wallet_e8 - state.cost * unit_e8, state.qty * unit_e8
     below, above = quiet_range(desk.venue, desk.costs)
-    return state.side, worth, gain, lowest_e8(state, desk.params), state.peak_e8, below, above
+    lowest, highest = lowest_e8(state, desk.params), highest_e8(state, desk.params)
+    return state.side, worth, gain, lowest, highest, below, above
 
 
 @inner

@@ -28,7 +28,6 @@ from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, StoreError
 from ..core.market import Instrument
 from ..data.instruments import known
-from ..desk.backtest import prepare
 from ..exchange.streams import PublicFeed, Subscription
 from .control import Commands
 from .lease import TTL_MS, Tenure, try_take
@@ -36,6 +35,7 @@ from .live import Live
 from .replay import Replay, ReplayPlan, replay_file, script_of
 from .schedule import Inbox, ScheduledTask, by_cron, every, started
 from .supervisor import Supervisor, state_of, stored_book
+from ..search.task import prepare
 from ..status.liveness import holder_label, is_dead
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
 from ..store.database import Store, open_store, tidy

@@ -20,11 +20,11 @@ from ..config.sections import Risk
 from ..core.clock import DAY_MS, SimulatedClock
 from ..core.errors import ConfigError
 from ..core.market import from_e8
-from ..desk.results import Result
 from ..engine.events import IntentKind, Note, new_state
 from ..engine.simulate import Ints, Run
 from ..exchange.account import Account
 from ..exchange.paper import BAD_DAY, PaperExchange, RoughExchange, Roughness
+from ..results.result import Result
 from .stage import Actor, ReplayFeed, change_rules, in_step, play_bar, snapshot
 from ..store import journal
 from ..store.database import Store, describe

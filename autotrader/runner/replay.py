@@ -34,6 +34,7 @@ from autotrader.runner.stage import (
     turn_over,
 )
 from .supervisor import Seat, Supervisor, attempt, stored_book, take_seat
+from ..store.layouts import plainest
 from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/40_replay.ipynb #b83cf1d5
@@ -64,12 +65,13 @@ def script_of(part: Part) -> str:
         tape.funding_ms,
         tape.funding_rate,
     )
-    said = (signals.direction, signals.exits, signals.confidence, part.atr, part.params, part.costs)
+    said = (signals.direction, signals.exits, signals.confidence, part.atr)
     digest = hashlib.sha256(f"{part.bot} {part.instrument} {part.wallet_e8}".encode())
     for column in (*columns, *said):
         digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(plainest(part.params) + part.costs.tobytes())
     for era in part.eras:
-        digest.update(f"{era.since_ms} {era.instrument}".encode() + era.params.tobytes() + era.costs.tobytes())
+        digest.update(f"{era.since_ms} {era.instrument}".encode() + plainest(era.params) + era.costs.tobytes())
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/90_runner/40_replay.ipynb #d3c545d7

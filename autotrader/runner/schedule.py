@@ -17,6 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from ..config import cron
 from ..core.clock import timeframe_ms
 
 # %% ../../nbs/90_runner/37_schedule.ipynb #61707285
@@ -77,7 +78,7 @@ def at_close(
 
 def by_cron(name: str, line: str, act: Callable[[], None], *, zone: tzinfo, grace_s: float) -> ScheduledTask:
     "A task of a cron line, in the zone of the configuration."
-    return ScheduledTask(name=name, act=act, trigger=CronTrigger.from_crontab(line, timezone=zone), grace_s=grace_s)
+    return ScheduledTask(name=name, act=act, trigger=cron.trigger(line, zone=zone), grace_s=grace_s)
 
 # %% ../../nbs/90_runner/37_schedule.ipynb #cd5c38dd
 def started(tasks: Sequence[ScheduledTask], inbox: Inbox) -> BackgroundScheduler:

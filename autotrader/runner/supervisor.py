@@ -126,7 +126,7 @@ def _first_state(supervisor: Supervisor, bot: str, params: np.ndarray, wallet_e8
     with supervisor.store.read() as connection:
         if journal.last_seq(connection, bot):
             raise StoreError(
-                f"the journal of {bot} was written by another version of autotrader: finish with that one, or give the bot a new id"
+                f"the journal of {bot} has events and no state that it began with: restore the database from a backup"
             )
     first = new_state(wallet_e8=wallet_e8, params_id=int(params["id"][0]))
     register(supervisor.writer, bot, state=first, params=params)
@@ -150,7 +150,7 @@ def _paper_account(
     with supervisor.store.read() as connection:
         if journal.last_seq(connection, bot):
             raise StoreError(
-                f"{bot} has a journal and no paper account in this database: restore a backup, or give it a new id"
+                f"{bot} has a journal and no paper account in this database: restore the database from a backup"
             )
     return paper
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import StoreError
 from .database import Store, insert_new
+from .layouts import converted
 from .tables import JournalEvent, JournalIntent, PolicyParams, PolicyState
 
 # %% ../../nbs/10_store/30_journal.ipynb #1839f3df
@@ -153,16 +154,22 @@ def load_state(
     bot: str,
     dtype: np.dtype[Any],  # of the state
     *,
-    schema: int,  # that this version reads
+    schema: int,  # the newest that this version reads
     first: bool = False,  # the one the bot began with
 ) -> Records | None:  # one record
-    "A bot's newest state; none when there is none of this schema: then fold the journal from the first one."
-    wanted = sa.select(PolicyState.record).where(PolicyState.bot == bot, PolicyState.schema == schema)
+    "A bot's newest state in today's layout, whichever version wrote it; raises `StoreError` on one of a later version."
+    wanted = sa.select(PolicyState.record, PolicyState.schema).where(PolicyState.bot == bot)
     if first:
         wanted = wanted.where(PolicyState.seq == 0)
     with store.read() as connection:
-        record = connection.execute(wanted.order_by(PolicyState.seq.desc()).limit(1)).scalar()
-    return None if record is None else _records([record], dtype, f"state of {bot}")
+        row = connection.execute(wanted.order_by(PolicyState.seq.desc()).limit(1)).one_or_none()
+    if row is None:
+        return None
+    if row.schema > schema:
+        raise StoreError(
+            f"state of {bot}: its schema is {row.schema}, this version reads up to {schema}: use the version that wrote it"
+        )
+    return converted(row.record, dtype, f"state of {bot}")
 
 # %% ../../nbs/10_store/30_journal.ipynb #07d096e9
 def save_params(
@@ -172,12 +179,12 @@ def save_params(
     *,
     readable: dict[str, Any],
 ) -> None:
-    "Keep the parameters a bot runs with; raises `StoreError` when their id stands for others already."
+    "Keep the parameters a bot runs with; raises `StoreError` when their id stands for others already, in whichever layout."
     number, record = int(params["id"][0]), params[:1].tobytes()
     insert_new(connection, PolicyParams, [{"bot": bot, "id": number, "record": record, "readable": readable}])
     kept = sa.select(PolicyParams.record).where(PolicyParams.bot == bot, PolicyParams.id == number)
-    if connection.execute(kept).scalar_one() != record:
-        raise StoreError(f"parameters {number} of {bot} are stored with other values: give the new ones a new id")
+    if converted(connection.execute(kept).scalar_one(), params.dtype, f"parameters of {bot}").tobytes() != record:
+        raise StoreError(f"parameters {number} of {bot} are stored with other values: give the new ones another number")
 
 
 def load_params(
@@ -185,8 +192,8 @@ def load_params(
     bot: str,
     dtype: np.dtype[Any],
 ) -> dict[int, Records]:  # id → one record
-    "All parameters a bot ever ran with."
+    "All parameters a bot ever ran with, in today's layout."
     wanted = sa.select(PolicyParams.id, PolicyParams.record).where(PolicyParams.bot == bot)
     with store.read() as connection:
         rows = connection.execute(wanted.order_by(PolicyParams.id)).all()
-    return {row.id: _records([row.record], dtype, f"parameters of {bot}") for row in rows}
+    return {row.id: converted(row.record, dtype, f"parameters of {bot}") for row in rows}

@@ -11,17 +11,17 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..core.errors import DataError
 from ..core.market import Candles, Floats, check
 from ..engine.signals import Signals
-from ..features.indicators import compute
+from ..features.columns import Scale, column, compute
+from ..features.history import over_history
 from .templates import Strategy, decide, make, name_of
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def _player(name: str, signals: Signals, columns: Mapping[str, Floats], base: ty
     "A `backtesting.Strategy` that does what the signals say and shows the columns."
 
     def init(self: Any) -> None:
-        for label, column in columns.items():
-            self.I(lambda column=column: column, name=label)
+        for label, values in columns.items():
+            self.I(lambda values=values: values, name=label)
 
     def next(self: Any) -> None:
         bar = len(self.data) - 1
@@ -74,16 +74,13 @@ def _player(name: str, signals: Signals, columns: Mapping[str, Floats], base: ty
 
 
 def _columns(strategy: Strategy, candles: Candles, unit: float) -> dict[str, Floats]:
-    "What a template reads, by role; columns near the price in units like the price."
+    "What a template reads, by role; prices in the chart's unit."
     reads = strategy.reads() if hasattr(strategy, "reads") else {}
     columns = {}
     for role, (name, params) in reads.items():
-        column = compute(name, candles, **params)
-        is_price = (
-            float(np.nanmean(np.abs(column / candles.close - 1.0) < 0.4)) > 0.6 if np.isfinite(column).any() else False
-        )
+        values = over_history(partial(compute, name, **params), candles)
         shown = ", ".join(f"{value:g}" for value in params.values())
-        columns[f"{role}: {name}({shown})"] = column * unit if is_price else column
+        columns[f"{role}: {name}({shown})"] = values * unit if column(name).scale == Scale.PRICE else values
     return columns
 
 # %% ../../nbs/55_strategy/70_charts.ipynb #70de184e
@@ -156,7 +153,7 @@ def open_chart(
 ) -> Path:
     "Write backtesting.py's interactive chart of a strategy as one page that asks nobody; raises `DataError` like `replay`."
     from bokeh.embed import file_html
-    from bokeh.layouts import column
+    from bokeh.layouts import column as stacked
     from bokeh.models import BasicTickFormatter, Div
     from bokeh.resources import INLINE
 
@@ -167,7 +164,7 @@ def open_chart(
         chart = test.plot(results=found, filename="unused", open_browser=False)
     for formatter in chart.select({"type": BasicTickFormatter}):
         formatter.use_scientific = False  # 120000, not 1.200e+5
-    page = column(Div(text=escape(told), sizing_mode="stretch_width"), chart, sizing_mode="stretch_width")
+    page = stacked(Div(text=escape(told), sizing_mode="stretch_width"), chart, sizing_mode="stretch_width")
     target = Path(path or f"{name}_{candles.symbol}_{candles.timeframe}.html").resolve()
     whole = _FETCHED.sub("", file_html(page, INLINE, title=f"{name} on {candles.symbol}"))
     target.write_text(whole, encoding="utf-8")

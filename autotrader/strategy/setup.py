@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +20,17 @@ from ..config.sections import Backtest, BotSettings
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
-from ..engine.events import PARAMS, Sizing, Split, Threshold
+from ..engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
 from ..engine.fills import new_costs
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
-from ..features.indicators import anchor_ms, anchored, compute, over_history
+from ..features.columns import compute
+from ..features.history import anchor_ms, anchored, over_history
+from ..store.layouts import plainest
 from .source import strategy_from
 from .templates import Strategy, decide, explain, name_of
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #294e9a2b
-_SIZING = {"lot": Sizing.LOT, "equity_frac": Sizing.EQUITY_FRAC, "risk_frac": Sizing.RISK_FRAC}
-_SPLIT = {"time": Split.TIME, "price": Split.PRICE}
-
-
 def _venue_fields(instrument: Instrument, bot: BotSettings) -> dict[str, float]:
     rules = instrument.rules
     return {
@@ -43,6 +42,10 @@ def _venue_fields(instrument: Instrument, bot: BotSettings) -> dict[str, float]:
         "min_notional_e8": to_e8(rules.min_notional),
         "max_leverage": min(bot.max_leverage, float(rules.max_leverage)),
     }
+
+# %% ../../nbs/55_strategy/50_setup.ipynb #9d18e605
+_SIZING = {"lot": Sizing.LOT, "equity_frac": Sizing.EQUITY_FRAC, "risk_frac": Sizing.RISK_FRAC}
+_SPLIT = {"time": Split.TIME, "price": Split.PRICE}
 
 
 def _size_fields(bot: BotSettings) -> dict[str, float]:
@@ -65,12 +68,29 @@ def _size_fields(bot: BotSettings) -> dict[str, float]:
         "split_expiry_ms": split.expiry_seconds * 1000,
     }
 
-# %% ../../nbs/55_strategy/50_setup.ipynb #3574b61e
+# %% ../../nbs/55_strategy/50_setup.ipynb #58d0f536
+_STOP_UNIT = {"atr": StopUnit.ATR, "percent": StopUnit.PERCENT}
+_STOP_KIND = {"fixed": StopKind.FIXED, "trailing": StopKind.TRAILING, "break_even": StopKind.BREAK_EVEN}
+
+
+def _stop_fields(bot: BotSettings, instrument: Instrument) -> dict[str, float]:
+    stop = bot.strategy_params
+    fields = {
+        "sl_ratio": stop.sl_ratio,
+        "tp_ratio": stop.tp_ratio,
+        "sl_unit": _STOP_UNIT[stop.sl_unit],
+        "sl_kind": _STOP_KIND[stop.sl_kind],
+    }
+    if stop.sl_kind == "trailing":
+        fields["trail_step"] = stop.trail_step
+    if stop.sl_kind == "break_even":
+        fields |= {"break_even_at": stop.break_even_at, "round_trip_cost": 2 * float(instrument.rules.taker_fee)}
+    return fields
+
+# %% ../../nbs/55_strategy/50_setup.ipynb #9ac88116
 def _decision_fields(bot: BotSettings) -> dict[str, float]:
     decision, risk = bot.decision, bot.risk
     return {
-        "sl_ratio": bot.strategy_params.sl_ratio,
-        "tp_ratio": bot.strategy_params.tp_ratio,
         "allow_long": decision.allow_long,
         "allow_short": decision.allow_short,
         "exit_on_opposite": decision.exit_on_opposite,
@@ -85,13 +105,13 @@ def _decision_fields(bot: BotSettings) -> dict[str, float]:
         "manual_resume": risk.resume == "manual",
     }
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #d7801479
 def params_for(bot: BotSettings, instrument: Instrument) -> np.ndarray:  # (1,) PARAMS
-    "A bot's settings on an instrument, in the engine's units."
-    params = np.zeros(1, PARAMS)
-    for name, value in (_venue_fields(instrument, bot) | _size_fields(bot) | _decision_fields(bot)).items():
+    "A bot's settings on an instrument, in the engine's units; the id follows from them, whichever version of PARAMS they stand in."
+    params, venue = np.zeros(1, PARAMS), _venue_fields(instrument, bot)
+    for name, value in (venue | _size_fields(bot) | _stop_fields(bot, instrument) | _decision_fields(bot)).items():
         params[name] = value
-    params["id"] = int.from_bytes(hashlib.sha256(params.tobytes()).digest()[:8]) >> 1
+    params["id"] = int.from_bytes(hashlib.sha256(plainest(params)).digest()[:8]) >> 1
     return params
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #508f0b9f
@@ -100,7 +120,7 @@ def _stressed_fee(bps: float | None, fee: Decimal, stress: float) -> float:
     plain = float(fee) if bps is None else bps / 1e4
     return plain * (stress if plain > 0.0 else min(stress, 1.0))
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #97ac3809
 def costs_for(
     backtest: Backtest,
     instrument: Instrument,
@@ -142,7 +162,7 @@ class Part:
     params_of: Mapping[str, float]  # the strategy's own parameters; empty where it does not tell them
     eras: tuple[Era, ...] = ()  # what holds later, where the venue's rules change within the period
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #cf5006bb
 def strategy_for(bot: BotSettings) -> Strategy:
     "The strategy a bot's settings name; raises `ConfigError` on one that is not there or a source that needs more than recorded bars."
     if bot.decision.source != "strategy":
@@ -170,7 +190,7 @@ def eras_for(
         for instrument in instruments
     )
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #b6a74f95
 def _told_stress(backtest: Backtest) -> tuple[str, ...]:
     return () if backtest.stress == 1.0 else (f"fees, slippage and spread are {backtest.stress:g} times those assumed",)
 
@@ -190,7 +210,7 @@ def history_from(bot: BotSettings, since_ms: int) -> int:
     "First stamp of the history that a period from `since_ms` on needs."
     return anchor_ms(bot.timeframe, bot.history_start_ms or 0, since_ms)
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #e493e006
 def part_for(
     bot: BotSettings,
     history: Candles,  # from `history_from` on to the end of the period
@@ -206,7 +226,7 @@ def part_for(
     if not np.array_equal(history.open_ms[first:], played.open_ms):
         raise DataError(f"{bot.id}: the history of {played.venue} {played.symbol} does not end with the period to play")
     period = bot.dynamic_sizing.atr_period
-    atr = over_history(lambda bars: compute("atr", bars, period=period), history, history_start_ms=start_ms)
+    atr = over_history(partial(compute, "atr", period=period), history, history_start_ms=start_ms)
     funding, typical = market.funding, float(np.median(played.close))
     return Part(
         bot=bot.id,
@@ -284,7 +304,7 @@ class NewestSignal:
     atr: float  # price units, NaN while unknown
     explain: Callable[[], Mapping[str, float]]  # the indicators behind it
 
-
+# %% ../../nbs/55_strategy/50_setup.ipynb #6afa1e70
 def newest_signal(
     bot: BotSettings,
     strategy: Strategy,

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..features.indicators import unknown
+from ..features.parameters import unknown
 from .templates import Strategy, make, names, own, vary
 
 # %% ../../nbs/55_strategy/45_source.ipynb #04883207
@@ -85,11 +85,18 @@ def _told(statement: ast.stmt) -> set[str]:
     return set()
 
 
+def _registers(statement: ast.stmt) -> bool:
+    "Whether it is a function with `@register(...)` or `@at.register(...)` above it."
+    above = statement.decorator_list if isinstance(statement, ast.FunctionDef) else []
+    called = [each.func for each in above if isinstance(each, ast.Call)]
+    return any(getattr(each, "attr", getattr(each, "id", "")) == "register" for each in called)
+
+# %% ../../nbs/55_strategy/45_source.ipynb #0efa7f66
 def needed(statements: Iterable[tuple[str, ast.stmt]], name: str) -> list[tuple[str, ast.stmt]]:
-    "The statements that define a name, and those that define or change what they use, in order; star imports always."
+    "The statements that define a name, and those that define or change what they use, in order; star imports and columns always."
     listed, imports = list(statements), (ast.Import, ast.ImportFrom)
     modules = {word for _, each in listed if isinstance(each, imports) for word in _bound(each)}
-    gives = [_bound(each) | (_told(each) - modules) for _, each in listed]
+    gives = [_bound(each) | (_told(each) - modules) | ({"*"} if _registers(each) else set()) for _, each in listed]
     wanted, chosen = {name, "*"}, set[int]()
     while True:
         more = {i for i, words in enumerate(gives) if words & wanted} - chosen
@@ -106,7 +113,7 @@ _MODULE = "autotrader_strategy"  # its name while it is run; dataclasses want on
 def _run(path: Path, parts: Iterable[tuple[str, ast.Module]]) -> ModuleType:
     "Run code in a fresh module, beside the files of its folder; raises `ConfigError` on whatever it raises."
     module = ModuleType(_MODULE)
-    module.__file__ = str(path)
+    module.__file__ = str(path.resolve())
     sys.modules[_MODULE] = module
     sys.path.insert(0, str(path.parent.absolute()))
     try:

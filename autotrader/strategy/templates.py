@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from ..core.errors import ConfigError, DataError
 from ..core.market import Candles, Floats
 from ..engine.signals import Signals, from_rules
-from ..features.indicators import Parameter, anchored, compute, indicator, segments, settle, unknown
+from ..features.columns import column, compute
+from ..features.history import anchored, segments
+from ..features.parameters import Parameter, settle, unknown
 
 # %% ../../nbs/55_strategy/40_templates.ipynb #fcde0e7e
 class Strategy(Protocol):
@@ -46,18 +48,21 @@ def _declared(template: "type[Template]") -> tuple[Parameter, ...]:
     return tuple(Parameter(name=each.name, **each.metadata) for each in fields(template))
 
 # %% ../../nbs/55_strategy/40_templates.ipynb #55a21d74
-Reading = tuple[str, Mapping[str, float]]  # name and parameters of an indicator
+Reading = tuple[str, Mapping[str, float]]  # name and parameters of a column
+_CLOSE: dict[str, Reading] = {"close": ("close", {})}  # which every rule may look at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template(ABC):
-    "Base of the hand-written strategies; raises `ConfigError` on a parameter out of its range."
+    "Base of the hand-written strategies; raises `ConfigError` on a parameter out of its range, or a column that is not there."
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
         for name, value in settle(self.name, _declared(type(self)), self.params).items():
             object.__setattr__(self, name, value)
+        for name, params in self.reads().values():
+            column(name).warmup(**params)
 
     @property
     def params(self) -> dict[str, float]:
@@ -65,31 +70,29 @@ class Template(ABC):
 
     @property
     def warmup(self) -> int:
-        "Bars before both the newest and the previous value of every indicator are there."
-        return 1 + max(indicator(name).warmup(**params) for name, params in self.reads().values())
+        "Bars before both the newest and the previous value of every column are there."
+        return 1 + max(column(name).warmup(**params) for name, params in self.reads().values())
 
     @abstractmethod
     def reads(self) -> dict[str, Reading]:
-        "Indicators by the role they play in the rules."
+        "Columns by the role they play in the rules."
 
     @abstractmethod
     def rules(self, seen: Mapping[str, Floats]) -> Signals:
-        "Signals from the indicators by role, and `close`; a decision looks at its bar and the one before."
+        "Signals from the columns by role, and `close`; a decision looks at its bar and the one before."
 
     def signals(self, candles: Candles) -> Signals:
         "One wish per bar; silent while warming up."
-        columns = {role: compute(name, candles, **params) for role, (name, params) in self.reads().items()}
-        return self.rules(columns | {"close": candles.close})
+        reads = (self.reads() | _CLOSE).items()
+        return self.rules({role: compute(name, candles, **params) for role, (name, params) in reads})
 
     def explain(self, candles: Candles, i: int) -> dict[str, float]:
         "Numbers behind the decision at bar `i`, and those of the bar before; raises `DataError` when there is no such bar."
         bars = _through(candles, i, self.name)
-        columns = {
-            indicator(name).column(**params): compute(name, bars, **params) for name, params in self.reads().values()
-        }
-        columns["close"] = bars.close
-        now = {name: float(column[-1]) for name, column in columns.items()}
-        before = {f"{name}_before": float(column[-2]) for name, column in columns.items() if i > 0}
+        reads = (self.reads() | _CLOSE).values()
+        seen = {column(name).label(**params): compute(name, bars, **params) for name, params in reads}
+        now = {label: float(values[-1]) for label, values in seen.items()}
+        before = {f"{label}_before": float(values[-2]) for label, values in seen.items() if i > 0}
         return now | before
 
 

@@ -33,8 +33,8 @@ STANDS_ON = "import numba, pandas, sqlalchemy, sqlalchemy.orm, scipy.linalg, tal
 PARTS = """
 import sys, time
 begin = time.perf_counter()
-import autotrader.cli.commands, autotrader.cli.backtest as backtests
-import autotrader.desk.report as report
+import autotrader.cli.main, autotrader.desk.bots as bots, autotrader.desk.choice
+import autotrader.report.backtest as report
 told = {"imports": time.perf_counter() - begin}
 def timed(module, name, key):
     inner = getattr(module, name)
@@ -45,8 +45,8 @@ def timed(module, name, key):
         finally:
             told[key] = told.get(key, 0.0) + time.perf_counter() - begin
     setattr(module, name, outer)
-timed(backtests, "backtest", "load, play, count and judge")
-timed(backtests, "save_report", "write the report")
+timed(bots, "backtest_bots", "load, play, count and judge")
+timed(bots, "save_report", "write the report")
 timed(report, "_pictures", "  its pictures")
 timed(report, "_costs", "  its stress table")
 sys.argv = ["autotrader", *sys.argv[1:]]
@@ -87,7 +87,7 @@ def year() -> Candles:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("desk")
-    shutil.copyfile(ROOT / "nbs" / "05_config" / "config.toml", folder / "config.toml")
+    shutil.copyfile(ROOT / "config.toml", folder / "config.toml")
     with open_store("sqlite:///data/autotrader.db", folder=folder, create=True) as store:
         save(store, year())
     yield folder

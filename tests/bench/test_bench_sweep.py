@@ -17,9 +17,10 @@ from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.data.joined import FundingEvents, Market
-from autotrader.desk.sweep import Outcome, Task, Variant, explore, keyed, play, variants
+from autotrader.desk.sweep import Outcome, Variant, explore, keyed, play, variants
 from autotrader.engine.metrics import measure
 from autotrader.search.grid import as_ranges
+from autotrader.search.task import Task
 from autotrader.strategy.setup import Part, part_for, simulate
 
 YEAR, MINUTE = 525_600, 60_000

@@ -9,8 +9,8 @@ import pytest
 
 from autotrader.core.market import Candles
 from autotrader.engine.metrics import TRIP
+from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
 from autotrader.plots.results import equity_svg, framed
-from autotrader.plots.spread import excursions_svg, spread_svg, underwater_svg, windows_svg
 from autotrader.plots.tables import months_svg, surface_svg
 from autotrader.plots.trades import trades_figure, trades_svg
 from autotrader.strategy.charts import open_chart

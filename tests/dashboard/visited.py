@@ -17,8 +17,8 @@ from autotrader.config.settings import Settings, parse, template
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.auth import AccessGuard
 from autotrader.data.sample import eurusd
-from autotrader.desk.backtest import prepare
 from autotrader.runner.rehearsal import Rehearsal, rehearse
+from autotrader.search.task import prepare
 from autotrader.status.liveness import RUNNER, holder_name
 from autotrader.store import candles, control
 from autotrader.store.control import beat, take_lease

@@ -4,7 +4,7 @@ import numpy as np
 
 from autotrader.core.clock import parse_time, timeframe_ms
 from autotrader.core.market import Candles
-from autotrader.strategy.check import Answer, Offence, forgotten, growing, poisoned
+from autotrader.strategy.lookahead import Answer, Offence, forgotten, growing, poisoned
 
 
 def walk(n: int, *, seed: int, timeframe: str = "1h", since: str = "2025-03-08") -> Candles:
@@ -26,8 +26,17 @@ def walk(n: int, *, seed: int, timeframe: str = "1h", since: str = "2025-03-08")
         low=np.minimum(open_, close) - reach[1],
         close=close,
         volume=rng.uniform(1.0, 100.0, size=n),
-        extras={"funding_rate": rng.normal(scale=1e-4, size=n)},
+        extras=_joined(n, rng),
     )
+
+
+def _joined(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    "Funding that changes every eight bars and open interest, each with bars on which it was not known."
+    funding = np.repeat(rng.normal(scale=1e-4, size=n // 8 + 1), 8)[:n]
+    interest = 1000.0 * np.exp(np.cumsum(rng.normal(scale=0.01, size=n)))
+    funding[n // 2 : n // 2 + 16] = np.nan
+    interest[n // 2 + 5 : n // 2 + 9] = np.nan
+    return {"funding_rate": funding, "open_interest": interest}
 
 
 def future_leak(answer: Answer, candles: Candles) -> Offence | None:

@@ -10,10 +10,12 @@ from harness import walk
 from numpy.typing import NDArray
 
 from autotrader.core.errors import ConfigError, DataError
-from autotrader.core.market import Candles
+from autotrader.core.market import Candles, Floats
 from autotrader.data.joined import Source, join
 from autotrader.data.sample import eurusd
 from autotrader.engine.signals import Signals, from_rules
+from autotrader.features import columns as registry
+from autotrader.features.columns import Scale, compute, register
 from autotrader.strategy import check as room
 from autotrader.strategy.check import LookaheadReport, Verdict, check, document
 from autotrader.strategy.templates import make, names, own
@@ -178,6 +180,23 @@ def test_answers_looked_up_by_date_are_not_called_clean() -> None:
     report = check(own(looks_up, warmup=2), archive)
     assert (report.verdict, report.is_clean) == (Verdict.OUTSIDE, False)
     assert "archive" in report.text
+
+
+def test_a_column_that_looks_its_answers_up_is_followed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = candles_of()
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+
+    @register(inputs=("open_ms", "close"), scale=Scale.RATE)
+    def tomorrows_move(open_ms: NDArray[np.int64], close: Floats) -> Floats:
+        "what the next bar of the archive did"
+        place = np.searchsorted(archive.open_ms, open_ms)
+        return archive.close[np.minimum(place + 1, BARS - 1)] / close - 1.0
+
+    def follows(bars: Candles) -> Signals:
+        return rules(compute("tomorrows_move", bars) > 0.0)
+
+    report = check(own(follows, warmup=2), archive)
+    assert report.verdict == Verdict.OUTSIDE and "archive" in report.text
 
 
 QUICK = {

@@ -3,12 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
-
-COMMAND = [str(Path(sys.executable).with_name("autotrader"))]
 
 RULES = """
 import numpy as np
@@ -51,8 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 def strategy(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTRADER__", "BYBIT_"))}
-    command = [*COMMAND, "strategy", *map(str, words)]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=120)
+    return forked.command("strategy", *words, cwd=folder, env=clean)
 
 
 def test_a_clean_template_ends_with_0_and_needs_nothing_stored(folder: Path) -> None:

@@ -6,7 +6,8 @@ from harness import future_leak, past_leak, walk
 
 from autotrader.core.market import Candles
 from autotrader.engine.signals import Signals, from_rules
-from autotrader.strategy.check import Columns, asked, growing
+from autotrader.strategy.check import asked
+from autotrader.strategy.lookahead import Columns, growing
 from autotrader.strategy.templates import decide, make, names, own
 
 QUICK = {

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from autotrader.engine.events import PARAMS, Sizing, Split, Threshold
+from autotrader.engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
 from autotrader.engine.fills import COSTS
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Tape
@@ -100,6 +100,23 @@ def random_params(rng: Generator, bar_ms: int) -> np.ndarray:
     )
 
 
+def random_stop(rng: Generator) -> dict[str, Any]:
+    "How the stop is measured and whether it moves: the fields of PARAMS that say so."
+
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    unit = pick(StopUnit.ATR, StopUnit.PERCENT)
+    return {
+        "sl_unit": unit,
+        "sl_kind": pick(StopKind.FIXED, StopKind.TRAILING, StopKind.TRAILING, StopKind.BREAK_EVEN),
+        "sl_ratio": pick(0.0, 0.3, 1.0, 2.5) if unit == StopUnit.PERCENT else pick(0.0, 0.7, 1.5, 3.0),
+        "trail_step": pick(0.0, 0.1, 0.5),
+        "break_even_at": pick(0.0, 0.5, 1.0),
+        "round_trip_cost": pick(0.0, 0.0011, 0.004),
+    }
+
+
 def random_costs(rng: Generator) -> np.ndarray:
     def pick(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
@@ -181,3 +198,8 @@ def random_case(seed: int, n: int) -> Case:
     wallet_e8 = int(rng.choice([50, 1_000, 20_000])) * 10**8
     params = random_params(rng, tape.bar_ms)
     return Case(tape, signals, atr, params, random_costs(rng), wallet_e8)
+
+
+def stopped_case(seed: int, n: int) -> Case:
+    "The same with a stop of any kind."
+    return random_case(seed, n).changed(**random_stop(np.random.default_rng([seed, 1])))

@@ -2,7 +2,7 @@
 
 Market orders at the next open, a stop and a target from the entry bar on with the stop first, jumps filled at the open,
 opposite signals that close and turn at one open, a commission on both sides. The oracle reads the next open to put its
-stop where ours is computed from the fill.
+stop where ours is computed from the fill. A stop that moves is set anew at a bar's close, as a strategy of theirs does it.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import pandas as pd
 from backtesting import Backtest, Strategy
 from cases import STEP, TICK, UNIT_E8, record
 
-from autotrader.engine.events import PARAMS, Purpose
+from autotrader.engine.events import PARAMS, Purpose, StopKind, StopUnit
 from autotrader.engine.fills import COSTS
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Run, Tape, run
@@ -34,6 +34,16 @@ class Market(NamedTuple):
     flip: bool
     on_opposite: bool
     fee: float
+    sl_kind: StopKind
+    sl_unit: StopUnit
+    trail_step: float
+    break_even_at: float
+    round_trip_cost: float
+
+    def distance(self, i: int) -> int:
+        "Ticks to the stop of a trade that was decided at bar i."
+        counted = self.atr[i] if self.sl_unit == StopUnit.ATR else self.prices[i, 3] * TICK / 100
+        return max(1, int(np.floor(self.sl_ratio * counted / TICK + 0.5)))
 
 
 def random_market(seed: int, n: int) -> Market:
@@ -58,6 +68,11 @@ def random_market(seed: int, n: int) -> Market:
         flip=bool(rng.random() < 0.7),
         on_opposite=bool(rng.random() < 0.8),
         fee=float(rng.choice([0.0, 0.00055, 0.001])),
+        sl_kind=rng.choice([StopKind.FIXED, StopKind.TRAILING, StopKind.BREAK_EVEN]),
+        sl_unit=rng.choice(list(StopUnit)),
+        trail_step=float(rng.choice([0.0, 0.2, 0.6])),
+        break_even_at=float(rng.choice([0.3, 1.0])),
+        round_trip_cost=float(rng.choice([0.0, 0.0011])),
     )
 
 
@@ -76,6 +91,8 @@ def ours(market: Market) -> Run:
             **{"tick": TICK, "step": STEP, "unit_e8": UNIT_E8, "min_qty": 1, "max_qty": 10**9},
             **{"size": market.steps * STEP, "max_leverage": 100.0, "allow_long": 1, "allow_short": 1},
             **{"sl_ratio": market.sl_ratio, "tp_ratio": market.tp_ratio, "flip": market.flip},
+            **{"sl_kind": market.sl_kind, "sl_unit": market.sl_unit, "trail_step": market.trail_step},
+            **{"break_even_at": market.break_even_at, "round_trip_cost": market.round_trip_cost},
             **{"exit_on_opposite": market.on_opposite, "max_signal_age_ms": BAR_MS, "resume_size": 1.0},
         },
     )
@@ -112,10 +129,29 @@ class Oracle(Strategy):
     market: Market = None  # given by `run`
 
     def init(self) -> None:
-        pass
+        self.followed: dict[int, int] = {}  # entry bar → price that the stop has followed, ticks
+
+    def follow(self, i: int) -> None:
+        "Set the stop of the open trade by this close."
+        m, close = self.market, int(self.market.prices[i, 3])
+        for trade in self.trades if m.sl_ratio > 0 and m.sl_kind != StopKind.FIXED else ():
+            side, start = int(np.sign(trade.size)), trade.entry_bar
+            entry, distance = int(m.prices[start, 0]), m.distance(start - 1)
+            if m.sl_kind == StopKind.TRAILING:
+                best = self.followed.get(start, entry)
+                if (close - best) * side >= max(1, int(np.floor(m.trail_step * distance + 0.5))):
+                    self.followed[start] = close
+                    trade.sl = (close - side * distance) * TICK
+                continue
+            cost = int(np.floor(m.round_trip_cost * entry + 0.5))
+            gain = max(int(np.floor(m.break_even_at * distance + 0.5)), cost + 1)
+            if start not in self.followed and (close - entry) * side >= gain:
+                self.followed[start] = close
+                trade.sl = (entry + side * cost) * TICK
 
     def next(self) -> None:
         m, i = self.market, len(self.data) - 1
+        self.follow(i)
         side = np.sign(self.position.size)
         direction = m.direction[i] if m.direction[i] != side else 0
         if side:
@@ -133,7 +169,7 @@ class Oracle(Strategy):
         m = self.market
         order = (self.buy if side > 0 else self.sell)(size=m.steps)
         if m.sl_ratio > 0:
-            opening, distance = int(m.prices[i + 1, 0]), max(1, int(np.floor(m.sl_ratio * m.atr[i] / TICK + 0.5)))
+            opening, distance = int(m.prices[i + 1, 0]), m.distance(i)
             levels = {"sl_price": (opening - side * distance) * TICK}
             if m.tp_ratio > 0:
                 reach = max(1, int(np.floor(m.tp_ratio * distance + 0.5)))

@@ -32,6 +32,8 @@ from autotrader.engine.events import (
     Sizing,
     Split,
     Status,
+    StopKind,
+    StopUnit,
     Threshold,
 )
 
@@ -166,7 +168,7 @@ class Bot:
         self.then_side = self.then_ms = 0
         self.exit_try = self.exit_after_ms = 0
         self.want, self.asked, self.have = (0, 0), (0, 0), (0, 0)
-        self.protect_try = self.protect_after_ms = 0
+        self.protect_try = self.protect_after_ms = self.best = 0
         self.wallet_e8 = self.peak_e8 = self.day_e8 = wallet_e8
         self.day_ms = -DAY_MS
         self.losses = self.realised_e8 = self.fees_e8 = self.funding_e8 = 0
@@ -199,7 +201,7 @@ class Bot:
         return other
 
     def clock_matters(self, ts_ms: int, mark: int) -> bool:
-        "A new day, a pause that ends, an exit or a plan or a protection to push on, a new peak, a limit broken."
+        "A new day, a pause that ends, an exit or a plan or a protection to push on, a stop to move, a new peak, a limit broken."
         if ts_ms // DAY_MS * DAY_MS != self.day_ms or (self.mode != Mode.RUN and ts_ms >= self.until_ms):
             return True
         if self.side:
@@ -209,7 +211,7 @@ class Bot:
             if self.exiting or part_due or time_up or unconfirmed:
                 return True
         equity = self.equity_e8(mark)
-        if equity > self.peak_e8:
+        if equity > self.peak_e8 or self._is_to_move(mark):
             return True
         return self.mode in (Mode.RUN, Mode.NO_ENTRY) and self._broken_limit(equity) != Pause.NONE
 
@@ -458,6 +460,8 @@ class Bot:
         if not self.exiting and self.parts:
             self._go_on(ts_ms, is_clock=event.kind == EventKind.CLOCK)
         if not self.exiting and self.held:
+            if event.kind == EventKind.CLOCK:
+                self._follow()
             self._protect(ts_ms)
             if self.exiting:
                 self._leave(ts_ms)
@@ -497,7 +501,7 @@ class Bot:
             self.losses = self.trips_paused = 0
         self.side = self.total = self.parts = self.part = self.part_qty = self.next_ms = self.deadline_ms = 0
         self.exiting = False
-        self.opened_ms = self.trip_e8 = 0
+        self.opened_ms = self.trip_e8 = self.best = 0
         self.want = self.asked = self.have = (0, 0)
         if self.mode == Mode.FLATTENING:
             self.mode = Mode.PAUSED
@@ -506,7 +510,8 @@ class Bot:
             self._risk_pause(Pause.LOSS_STREAK, ts_ms)
 
     def _begin_trip(self, side: int) -> None:
-        self.trip, self.side, self.trip_e8, self.atr0 = self.trip + 1, side, 0, self.atr
+        self.trip, self.side, self.trip_e8, self.atr0 = self.trip + 1, side, 0, self._counted()
+        self.best = 0
         self.protect_try = self.protect_after_ms = self.exit_try = self.exit_after_ms = 0
         self.guards = {
             -2 * self.trip: Booked(-side, Purpose.STOP),
@@ -520,7 +525,7 @@ class Bot:
             self._note(Note.PAUSED, self.pause)
         elif age > self.p.max_signal_age_ms:
             self._note(Note.STALE_SIGNAL, age, self.p.max_signal_age_ms)
-        elif (self.p.sl_ratio > 0 or self.p.tiers) and not self.atr > 0:  # how wild the market is, is not known
+        elif self._needs_atr() and not self.atr > 0:  # how wild the market is, is not known
             self._note(Note.NO_ATR)
         else:
             self._enter(side, ts_ms)
@@ -565,7 +570,7 @@ class Bot:
         elif self.p.sizing == Sizing.EQUITY_FRAC:
             wanted = self.p.size * self.wallet_e8 / step_e8
         else:
-            wanted = self.p.size * self.wallet_e8 / (self._stop_distance(self.atr) * self.p.unit_e8)
+            wanted = self.p.size * self.wallet_e8 / (self._stop_distance(self._counted()) * self.p.unit_e8)
         wanted = wanted * multiplier * self._reduction()
         total = nearest(wanted)
         if total < self.p.min_qty:
@@ -623,8 +628,14 @@ class Bot:
         qty = due * self.part_qty
         self._send(Purpose.ADD, OrderKind.LIMIT, self.side, self.mark, qty, expires_ms=self.deadline_ms)
 
-    def _stop_distance(self, atr: float) -> int:
-        ticks = self.p.sl_ratio * atr / self.p.tick
+    def _needs_atr(self) -> bool:
+        return bool(self.p.tiers or (self.p.sl_ratio > 0 and self.p.sl_unit == StopUnit.ATR))
+
+    def _counted(self) -> float:
+        return self.atr if self.p.sl_unit == StopUnit.ATR else self.close * self.p.tick / 100.0
+
+    def _stop_distance(self, counted: float) -> int:
+        ticks = self.p.sl_ratio * counted / self.p.tick
         return 1 if math.isnan(ticks) else max(1, nearest(ticks))
 
     def _want_protection(self, average: int) -> None:
@@ -634,7 +645,47 @@ class Bot:
         distance = self._stop_distance(self.atr0)
         reach = max(1, nearest(self.p.tp_ratio * distance))
         target = max(1, average + self.side * reach) if self.p.tp_ratio > 0 else 0
-        self.want = (max(1, average - self.side * distance), target)
+        self.want = (max(1, self._stop(average, distance)), target)
+
+    def _stop(self, average: int, distance: int) -> int:
+        "Where a stop of its kind stands, whether the market has moved it before or not."
+        if self.p.sl_kind == StopKind.BREAK_EVEN and self.best:
+            return average + self.side * self._cost(average)
+        start = self._farther(average) if self.p.sl_kind == StopKind.TRAILING else average
+        return start - self.side * distance
+
+    def _cost(self, average: int) -> int:
+        return nearest(self.p.round_trip_cost * average)
+
+    def _farther(self, average: int) -> int:
+        "The better of the average and the price the stop has followed."
+        if not self.best:
+            return average
+        return max(average, self.best) if self.side > 0 else min(average, self.best)
+
+    def _is_to_move(self, mark: int) -> bool:
+        "Whether a clock that shows this price moves the stop."
+        if self.p.sl_kind == StopKind.FIXED or not self.p.sl_ratio > 0 or self.exiting:
+            return False
+        if self.held == 0 or sign(self.held) != self.side:
+            return False
+        average, distance = self._average(), self._stop_distance(self.atr0)
+        if self.p.sl_kind == StopKind.TRAILING:
+            start, least = self._farther(average), max(1, nearest(self.p.trail_step * distance))
+        elif self.best:
+            return False
+        else:
+            start, least = average, max(nearest(self.p.break_even_at * distance), self._cost(average) + 1)
+        price = start + self.side * least
+        return price > 0 and (mark >= price if self.side > 0 else mark <= price)
+
+    def _follow(self) -> None:
+        if not self._is_to_move(self.mark):
+            return
+        before, self.best = self.want[0], self.mark
+        self._want_protection(self._average())
+        if self.want[0] != before:
+            self._note(Note.STOP_MOVED, before, self.want[0])
 
     def _protect(self, ts_ms: int) -> None:
         is_new = self.want != self.asked
@@ -653,7 +704,7 @@ class Bot:
         "The names and values of `events.STATE`."
         same = (
             "params_id seq last_ms next_key trip close mark atr decision opened_ms trip_e8 side total parts part "
-            "part_qty next_ms deadline_ms atr0 then_side then_ms exit_try exit_after_ms protect_try protect_after_ms "
+            "part_qty next_ms deadline_ms atr0 best then_side then_ms exit_try exit_after_ms protect_try protect_after_ms "
             "wallet_e8 peak_e8 day_ms day_e8 losses realised_e8 fees_e8 funding_e8 mode pause until_ms trips_paused "
             "size_factor"
         )

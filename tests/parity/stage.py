@@ -1,6 +1,7 @@
 """Three bots for rehearsals: the embedded series with funding, every way to split an entry, two bar lengths."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ _BOTS = {
 }
 
 
-def parts(bars: int = 1000) -> list[Part]:
+def parts(bars: int = 1000, **stop: Any) -> list[Part]:  # stop: of [sub_bots.strategy_params]
     "The cast over the first `bars` hours."
     cast = []
     for bot, (timeframe, strategy, split) in _BOTS.items():
@@ -61,6 +62,7 @@ def parts(bars: int = 1000) -> list[Part]:
             equity_frac=1.0,
             dynamic_sizing=_TIERS,
             split_entry={"enabled": True, "count": 3, **split},
+            strategy_params=stop,
             decision={"strategy": strategy},
             risk={"max_losses": 3, "cooldown_minutes": 600},
         )

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from cases import Case, random_case
+from cases import Case, stopped_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import COUNTED, simulated
 from test_money import LONG, SHORT, flat, market, played, tape_of
 
-from autotrader.engine.events import Purpose
+from autotrader.engine.events import Purpose, StopKind
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import BLOCK, Run, in_blocks
 
@@ -17,10 +17,10 @@ MINUTE = 60_000
 
 def calm_case(seed: int, n: int, share: float) -> Case:
     "A case in which few bars say anything and stops lie far away, where only a spike gets."
-    case = random_case(seed, n)
+    case = stopped_case(seed, n)
     while case.tape.bar_ms != MINUTE:  # longer bars: no block fits between two midnights
         seed += 1
-        case = random_case(seed, n)
+        case = stopped_case(seed, n)
     rng = np.random.default_rng(seed + 1)
     speaks = rng.random(len(case.signals)) < share
     signals = Signals(case.signals.direction * speaks, case.signals.exits * speaks, np.ones(len(case.signals)))
@@ -28,7 +28,9 @@ def calm_case(seed: int, n: int, share: float) -> Case:
     spikes = rng.integers(100, 900, n) * (rng.random(n) < 0.02)  # prices shoot away and come back before the close
     up = rng.random(n) < 0.5
     tape = tape._replace(high=tape.high + spikes * up, low=np.maximum(10, tape.low - spikes * ~up))
-    changed = case.changed(sl_ratio=float(rng.choice([0.0, 30.0, 100.0])), min_confidence=0.0, max_losses=0)
+    far = float(rng.choice([0.0, 30.0, 100.0])) / (1 + 3 * case.params["sl_unit"][0])
+    soon = {"trail_step": rng.choice([0.0, 0.05]), "break_even_at": rng.choice([0.01, 0.1])}
+    changed = case.changed(sl_ratio=far, min_confidence=0.0, max_losses=0, **soon)
     return changed._replace(tape=tape, signals=signals)
 
 
@@ -40,11 +42,19 @@ def assert_equal(one: Run, other: Run) -> None:
     assert [one.venue[name][0] for name in COUNTED] == [other.venue[name][0] for name in COUNTED]
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 2**40), st.integers(BLOCK, 40 * BLOCK + 7), st.sampled_from([0.0, 0.002, 0.01, 0.05]))
-def test_a_run_that_skips_blocks_is_the_run_that_plays_every_bar(seed: int, n: int, share: float) -> None:
-    case = calm_case(seed, n, share)
-    assert_equal(simulated(case), simulated(case, shortcuts=False))
+def test_a_run_that_skips_blocks_is_the_run_that_plays_every_bar() -> None:
+    moved = {kind: 0 for kind in StopKind}
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.integers(0, 2**40), st.integers(BLOCK, 40 * BLOCK + 7), st.sampled_from([0.0, 0.002, 0.01, 0.05]))
+    def check(seed: int, n: int, share: float) -> None:
+        case = calm_case(seed, n, share)
+        quick = simulated(case)
+        assert_equal(quick, simulated(case, shortcuts=False))
+        moved[StopKind(case.params["sl_kind"][0])] += quick.notes.get("STOP_MOVED", 0)
+
+    check()
+    assert moved.pop(StopKind.FIXED) == 0 and min(moved.values()) > 10, moved
 
 
 def test_blocks_hold_the_extremes_of_their_bars() -> None:

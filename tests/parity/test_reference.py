@@ -4,11 +4,12 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from cases import Case, random_case, random_params
+from cases import Case, random_params, random_stop, stopped_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import COUNTED, Pair, World, assert_same_run, by_reference, simulated, state_of
 from reference import Desk, Happening
+from series import length
 
 from autotrader.engine.events import (
     EVENT,
@@ -28,6 +29,8 @@ from autotrader.engine.events import (
     Sizing,
     Split,
     Status,
+    StopKind,
+    StopUnit,
     new_event,
     new_state,
 )
@@ -35,7 +38,7 @@ from autotrader.engine.fills import BAR, MAX_EVENTS, accept, fund, match, new_ve
 from autotrader.engine.policy import step
 
 seeds = st.integers(0, 2**63 - 1)
-cases = st.builds(random_case, seeds, st.integers(40, 150))
+cases = st.builds(stopped_case, seeds, st.integers(40, 150))
 
 MARKET_FIELDS = ("seq", "last_ms", "close", "mark", "atr")
 
@@ -63,6 +66,11 @@ def features(case: Case, desk: Desk) -> set[str]:
         out.add("no stop")
     if fills and p["sl_ratio"] > 0 and p["tp_ratio"] == 0:
         out.add("no target")
+    kind, moved = StopKind(p["sl_kind"]).name, desk.notes["STOP_MOVED"] > 0
+    out |= {f"{kind} by {StopUnit(p['sl_unit']).name}" for _ in range(moved)}
+    out |= {f"{kind} out" for f in fills if moved and f.purpose == Purpose.STOP and f.pnl_e8 >= 0}
+    if moved and any(f.purpose == Purpose.ADD for f in fills):
+        out.add(f"{kind} split")
     if counts["funding_e8"]:
         out |= {"funding", *(["funding across a hole"] if len(np.unique(np.diff(tape.open_ms))) > 1 else [])}
     if len(tape.mark_high) and counts["liquidations"]:
@@ -101,13 +109,14 @@ MUST_HAPPEN = {
     *("flip", "opposite ignored", "no stop", "no target", "funding", "funding across a hole"),
     *("liquidation on mark", "fine bars", "waits for a person", "resumed smaller", "pause doubled"),
     *("jumped over STOP", "jumped over TARGET"),
+    *(f"{kind} {how}" for kind in ("TRAILING", "BREAK_EVEN") for how in ("by ATR", "by PERCENT", "out", "split")),
 }
 
 
 def test_every_run_equals_the_reference_to_the_last_integer() -> None:
     seen: Counter = Counter()
 
-    @settings(max_examples=700, deadline=None)
+    @settings(max_examples=length(700, soak=7_000), deadline=None)
     @given(cases)
     def check(case: Case) -> None:
         desk = by_reference(case)
@@ -122,8 +131,8 @@ def without(record: np.ndarray, *names: str) -> dict[str, Any]:
     return {name: value for name, value in state_of(record).items() if name not in names}
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.builds(random_case, seeds, st.integers(40, 600)))
+@settings(max_examples=length(300, soak=3_000), deadline=None)
+@given(st.builds(stopped_case, seeds, st.integers(40, 600)))
 def test_the_short_cuts_of_the_loop_change_nothing(case: Case) -> None:
     short, full = simulated(case), simulated(case, shortcuts=False)
     assert short.fills.tobytes() == full.fills.tobytes()
@@ -198,7 +207,7 @@ class Folded:
             self.tell([*self.reply[:n].copy()], stamp)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=length(120, soak=1_200), deadline=None)
 @given(cases)
 def test_both_books_agree_and_every_change_of_the_wallet_is_explained_at_every_bar(case: Case) -> None:
     desk, equity = Folded(case), []
@@ -235,11 +244,14 @@ EVERY_CODE = {
 def test_every_event_whenever_it_comes_leaves_the_state_and_the_wishes_of_the_reference() -> None:
     seen: Counter = Counter()
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=length(300, soak=3_000), deadline=None)
     @given(seeds, st.integers(60, 180))
     def check(seed: int, n: int) -> None:
         rng = np.random.default_rng(seed)
-        pair = Pair(random_params(rng, 60_000), 5_000 * 10**8)
+        params = random_params(rng, 60_000)
+        for name, value in random_stop(rng).items():
+            params[name] = value
+        pair = Pair(params, 5_000 * 10**8)
         world = World(rng, pair.bot)
         pair.hear(Happening(EventKind.BAR, world.ts_ms, price=world.price, atr=1.0))
         for _ in range(n):

@@ -1,11 +1,13 @@
 """The tests beside this one can fail: one small number changed on one side only, and they do."""
 
 import pytest
-from cases import random_case
+from cases import stopped_case
 from oracle import assert_same_trades, ours, random_market
 from pair import assert_same_run, by_reference, simulated
 
-CASES = [random_case(seed, 120) for seed in range(60)]
+from autotrader.engine.events import StopKind
+
+CASES = [stopped_case(seed, 120) for seed in range(60)]
 NUDGES = {
     "taker_fee": 0.0001,  # one basis point
     "maker_fee": 0.0001,
@@ -15,6 +17,9 @@ NUDGES = {
     "cushion": -0.01,
     "sl_ratio": 0.1,
     "tp_ratio": 0.1,
+    "trail_step": 0.1,
+    "break_even_at": 0.2,
+    "round_trip_cost": 0.001,
     "size": 0.01,
     "split_interval_ms": 60_000,
     "split_gap": 0.001,
@@ -43,10 +48,22 @@ def test_the_reference_notices(name: str, desks: list) -> None:
     assert noticed
 
 
-@pytest.mark.parametrize("name", ["fee", "sl_ratio", "tp_ratio", "steps"])
+ORACLE_NUDGES = {  # with the kind of stop that it means something to
+    "fee": (StopKind.FIXED, 0.0001),
+    "sl_ratio": (StopKind.FIXED, 0.1),
+    "tp_ratio": (StopKind.FIXED, 0.1),
+    "steps": (StopKind.FIXED, 1),
+    "trail_step": (StopKind.TRAILING, 0.3),
+    "break_even_at": (StopKind.BREAK_EVEN, 0.3),
+    "round_trip_cost": (StopKind.BREAK_EVEN, 0.001),
+}
+
+
+@pytest.mark.parametrize("name", ORACLE_NUDGES)
 def test_the_oracle_notices(name: str) -> None:
-    market = next(m for seed in range(99) if (m := random_market(seed, 120)).fee * m.sl_ratio * m.tp_ratio > 0)
-    nudge = {"fee": 0.0001, "sl_ratio": 0.1, "tp_ratio": 0.1, "steps": 1}[name]
+    kind, nudge = ORACLE_NUDGES[name]
+    markets = (random_market(seed, 120) for seed in range(999))
+    market = next(m for m in markets if m.sl_kind == kind and m.fee * m.sl_ratio * m.tp_ratio > 0)
     assert_same_trades(market, ours(market))
     with pytest.raises(AssertionError):
         assert_same_trades(market, ours(market._replace(**{name: getattr(market, name) + nudge})))

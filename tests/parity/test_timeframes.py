@@ -13,9 +13,9 @@ from autotrader.core.clock import parse_time
 from autotrader.core.market import COLUMNS, Candles
 from autotrader.data.joined import load_market, resample
 from autotrader.desk.backtest import backtest, backtest_bot
-from autotrader.desk.results import Result
 from autotrader.engine.events import Purpose
 from autotrader.engine.simulate import make_tape
+from autotrader.results.result import Result
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.strategy.setup import simulate

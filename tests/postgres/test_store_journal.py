@@ -12,7 +12,8 @@ from autotrader.core.errors import StoreError
 from autotrader.engine.events import EVENT, INTENT, PARAMS, SCHEMA, STATE, new_state, readable_state
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
-from autotrader.store.tables import Base, JournalEvent, JournalIntent
+from autotrader.store.layouts import layouts, plainest
+from autotrader.store.tables import Base, JournalEvent, JournalIntent, PolicyParams, PolicyState
 
 BOT = "sub_bot_A"
 
@@ -161,8 +162,33 @@ def test_the_first_state_stays_and_the_newest_replaces_the_one_before(store: Sto
     assert newest is not None and first is not None
     assert newest.tobytes() == state.tobytes()
     assert (int(first["wallet_e8"][0]), int(newest["wallet_e8"][0])) == (1_000, 1_009)
-    assert journal.load_state(store, BOT, STATE, schema=SCHEMA + 1) is None
+    with pytest.raises(StoreError, match=f"its schema is {SCHEMA}, this version reads up to {SCHEMA - 1}"):
+        journal.load_state(store, BOT, STATE, schema=SCHEMA - 1)
     assert journal.load_state(store, "nobody", STATE, schema=SCHEMA) is None
+
+
+def test_states_and_parameters_of_the_first_layout_are_read_in_todays(store: Store) -> None:
+    "As rows that its version wrote: the same bytes, in both databases."
+    state, params = np.zeros(1, layouts(STATE)[1]), np.zeros(1, layouts(PARAMS)[1])
+    for name, value in {"schema": 1, "seq": 4, "wallet_e8": 99, "trips_paused": 2}.items():
+        state[name] = value
+    state["orders"]["key"][0, 3] = 17
+    for name, value in {"id": 3, "size": 0.25, "manual_resume": 1}.items():
+        params[name] = value
+    with store.begin() as transaction:
+        row = {"bot": BOT, "seq": 4, "schema": 1, "record": state.tobytes(), "readable": {}}
+        transaction.execute(sa.insert(PolicyState), [row])
+        transaction.execute(
+            sa.insert(PolicyParams), [{"bot": BOT, "id": 3, "record": params.tobytes(), "readable": {}}]
+        )
+    now, rules = journal.load_state(store, BOT, STATE, schema=SCHEMA), journal.load_params(store, BOT, PARAMS)[3]
+    assert now is not None
+    assert [now[name][0] for name in ("schema", "seq", "wallet_e8", "trips_paused", "best")] == [SCHEMA, 4, 99, 2, 0]
+    assert now["orders"]["key"][0].tolist() == [0, 0, 0, 17, *[0] * 6]
+    assert [rules[name][0] for name in ("id", "size", "manual_resume", "sl_kind")] == [3, 0.25, 1, 0]
+    assert plainest(rules) == params.tobytes()
+    with store.begin() as transaction:
+        journal.save_params(transaction, BOT, rules, readable={})  # what it goes on with is what it had
 
 
 def test_parameters_keep_their_meaning(store: Store) -> None:

@@ -9,10 +9,10 @@ import pytest
 from autotrader.config import settings as configuration
 from autotrader.core.clock import parse_time
 from autotrader.data.importers import import_folder
-from autotrader.desk.backtest import prepare
 from autotrader.engine.events import Purpose
 from autotrader.runner.parity import decision_parity, model_parity
 from autotrader.runner.rehearsal import Rehearsal, rehearse
+from autotrader.search.task import prepare
 from autotrader.store.database import Store, open_store
 from autotrader.strategy.setup import Part, simulate
 
@@ -24,7 +24,7 @@ SINCE, UNTIL = parse_time("2025-03-08"), parse_time("2026-03-05")
 @pytest.fixture(scope="module")
 def parts(data_dir: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Part]]:
     "The shipped bots on the recorded year."
-    settings = configuration.load(root / "nbs" / "05_config" / "config.toml")
+    settings = configuration.load(root / "config.toml")
     with open_store("sqlite:///market.db", folder=tmp_path_factory.mktemp("market"), create=True) as store:
         import_folder(store, data_dir, venue="bybit", timeframe="1h")
         yield [prepare(bot, store, settings.backtest, since_ms=SINCE, until_ms=UNTIL) for bot in settings.sub_bots]

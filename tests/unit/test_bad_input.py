@@ -149,7 +149,7 @@ def run(folder: Path, *words: object) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
-    shutil.copyfile(ROOT / "nbs" / "05_config" / "config.toml", folder / "config.toml")
+    shutil.copyfile(ROOT / "config.toml", folder / "config.toml")
     assert run(folder, "db", "upgrade")[0] == 0
     return folder
 

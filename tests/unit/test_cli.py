@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 
 COMMAND = Path(sys.executable).with_name("autotrader")
@@ -17,10 +18,9 @@ Autotrader = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_in(folder: Path, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
-    "Run the installed command in a folder; no variable of the tester's leaks in."
+    "Run the command in a folder; no variable of the tester's leaks in."
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTRADER__", "BYBIT_"))}
-    command = [str(COMMAND), *map(str, words)]
-    return subprocess.run(command, cwd=folder, env={**clean, **env}, capture_output=True, text=True, timeout=120)
+    return forked.command(*words, cwd=folder, env={**clean, **env})
 
 
 @pytest.fixture

@@ -6,15 +6,20 @@ import shutil
 import sqlite3
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from autotrader.cli import backtest
 from autotrader.cli.main import main
 from autotrader.config import logs
+from autotrader.config.settings import load
+from autotrader.data.sample import eurusd
+from autotrader.desk.supply import or_sample
+from autotrader.store.candles import save
+from autotrader.store.database import open_store
 
 COLUMNS = ["time", "bot", "symbol", "side", "price", "quantity", "fee", "pnl", "reason", "order_id"]
 BOTS = ["sub_bot_A", "sub_bot_B", "sub_bot_C"]
@@ -97,6 +102,32 @@ def test_quickstart_leaves_a_configuration_as_it_is(desk: Path, monkeypatch: pyt
     assert config.read_bytes() == before
     assert "sub_bot_A" in ended.out and "sub_bot_B" not in ended.out
     assert max(map(len, ended.out.splitlines())) <= 80
+
+
+def test_a_clone_without_its_markets_plays_the_sample_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert run(tmp_path, "init").code == 0
+    before = sorted(tmp_path.rglob("*"))
+    config = (tmp_path / "config.toml").read_bytes()
+    found = run(tmp_path, "quickstart", "--sample-in", "desk", "--no-serve", "--json").told
+    assert found["data"]["source"] == "sample" and found["data"]["config"] == "desk/config.toml"
+    assert found["data"]["why"] == (
+        "config.toml trades bybit BTCUSDT, bybit ETHUSDT, bybit SOLUSDT, which cannot be had here (AUTOTRADER_OFFLINE is set): "
+        "so the embedded EUR/USD sample plays in desk/, a desk of its own"
+    )
+    assert (tmp_path / "config.toml").read_bytes() == config
+    desk = tmp_path / "desk"
+    assert [path for path in sorted(tmp_path.rglob("*")) if not path.is_relative_to(desk)] == before
+    assert run(desk, "backtest", "--bot", "sub_bot_A", "--json").code == 0
+
+
+def test_a_clone_that_has_its_markets_trades_them(tmp_path: Path) -> None:
+    assert run(tmp_path, "init").code == 0
+    settings = load(tmp_path / "config.toml")
+    with open_store(settings.database_url, folder=tmp_path, create=True) as store:
+        for bot in settings.sub_bots:
+            save(store, replace(eurusd(), venue=bot.venue, symbol=bot.symbol))
+    found, written, why = or_sample(settings, tmp_path / "desk", "AUTOTRADER_OFFLINE is set")
+    assert (found, written, why) == (settings, [], None) and not (tmp_path / "desk").exists()
 
 
 def test_quickstart_says_which_bots_lack_data_and_writes_nothing_of_its_own(tmp_path: Path) -> None:
@@ -195,7 +226,7 @@ def test_a_rehearsal_that_breaks_off_leaves_the_one_before(desk: Path, monkeypat
     def breaks_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backtest, "perform", breaks_off)
+    monkeypatch.setattr("autotrader.desk.rehearse.perform", breaks_off)
     assert run(desk, "rehearse", *MONTH).code != 0
     assert (desk / "data" / "rehearsal.db").read_bytes() == before
     assert sorted(path.name for path in (desk / "data").iterdir()) == ["rehearsal.db", "sample.db"]

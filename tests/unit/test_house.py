@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,56 @@ def test_asking_whether_it_is_live_would_be_noticed() -> None:
     assert not any(LIVE.search(test) for test in ("venue.live != 0", "order.status == Status.LIVE", "alive"))
 
 
+def public_classes(module: Path) -> list[str]:
+    found = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.ClassDef)]
+    return [name for name in found if not name.startswith("_")]
+
+
+SHARED = {"Book", "Guard", "Holding", "Order", "Outcome", "Played", "Refusal", "Window"}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    count = Counter(name for module in MODULES for name in public_classes(module))
+    assert {name for name, times in count.items() if times > 1} <= SHARED
+
+
+OBSCURE = {"told", "looks", "stage", "frame", "spread", "floor", "ledger", "page"}
+LEFT = {"looks", "stage"}
+
+
+def test_no_module_name_hides_what_it_holds() -> None:
+    assert {module.stem for module in MODULES} & OBSCURE <= LEFT
+
+
+HTML = re.compile(r"</?(a|b|body|details|div|em|h[1-6]|html|i|li|p|script|section|span|style|table|t[dhr]|ul)\b[^>]*>")
+SHOWN = {
+    "plots",
+    "results",
+    "report",
+    "desk",
+    "dashboard",
+    "cli",
+    "metrics.py",
+}  # the last: the table a notebook shows of `Stats`
+
+
+def written(module: Path) -> str:
+    "Its string literals, aside from what a notebook shows of an object and from patterns."
+    tree = ast.parse(module.read_text())
+    aside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_repr_html_"]
+    aside += [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.compile"]
+    left_out = {id(node) for each in aside for node in ast.walk(each)}
+    literals = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in left_out]
+    return "\n".join(node.value for node in literals if isinstance(node.value, str))
+
+
+@pytest.mark.parametrize("module", [p for p in MODULES if not SHOWN & set(p.parts)], ids=name)
+def test_pages_and_terminals_are_for_the_floors_above(module: Path) -> None:
+    assert HTML.findall(written(module)) == []
+    assert calls(module) & {"print", "input"} == set()
+    assert re.findall(r"^\s*(?:import|from) (typer|rich|IPython|panel)\b", module.read_text(), re.M) == []
+
+
 def test_the_import_contracts_are_those_of_the_folders() -> None:
     done = subprocess.run([sys.executable, ROOT / "tools/contracts.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -158,3 +210,28 @@ def test_every_link_inside_the_house_leads_somewhere(page: Path) -> None:
 def test_the_readme_names_every_floor() -> None:
     floors = {p.parent.name for p in ROOMS if p.parent.name != "nbs"}
     assert floors - set(re.findall(r"\]\(nbs/(\w+)\)", (ROOT / "README.md").read_text())) == set()
+
+
+def table(page: str, *, under: str) -> list[list[str]]:
+    "Rows of the first table under a heading, without its head."
+    lines = (ROOT / page).read_text().partition(under)[2].splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("|---"))
+    rows = takewhile(lambda line: line.startswith("|"), lines[first + 1 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_glossary_is_in_order_and_every_term_lives_somewhere() -> None:
+    rows = table("docs/glossary.md", under="# Glossary")
+    terms = [term for term, _, _ in rows]
+    assert terms == sorted(terms, key=str.casefold)
+    homes = {home.strip("`") for _, _, home in rows}
+    assert homes - {module_of(notebook) for notebook in ROOMS} == set()
+
+
+def test_a_change_has_four_places_at_most_and_all_of_them_exist() -> None:
+    rows = table("CONTRIBUTING.md", under="## Where a change goes")
+    assert len(rows) == 6
+    for change, *cells in rows:
+        places, proofs = (re.findall(r"`(\w+/[^`]+)`", cell) for cell in cells)
+        assert 1 <= len(places) <= 4 and proofs, change
+        assert [path for path in places + proofs if not (ROOT / path).exists()] == [], change

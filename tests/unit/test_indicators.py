@@ -12,18 +12,12 @@ from hypothesis import strategies as st
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
-from autotrader.features.indicators import (
-    INDICATORS,
-    RUN_IN_MS,
-    SEED_WEIGHT,
-    anchor_ms,
-    anchored,
-    compute,
-    over_history,
-    segments,
-)
+from autotrader.features.columns import column, columns, compute
+from autotrader.features.history import RUN_IN_MS, anchor_ms, anchored, over_history, segments
+from autotrader.features.indicators import SEED_WEIGHT
 
 HOUR = 3_600_000
+INDICATORS = [spec.name for spec in columns().values() if spec.source == "talib"]
 UNSTABLE = {"ema": "EMA", "rsi": "RSI", "atr": "ATR", "adx": "ADX"}
 
 
@@ -112,7 +106,7 @@ def test_an_indicator_is_its_textbook_definition(name: str, period: int) -> None
     candles = walk(900)
     ours = compute(name, candles, period=period)
     theirs = np.array(REFERENCES[name](candles, period))
-    bars = INDICATORS[name].warmup(period=period)
+    bars = column(name).warmup(period=period)
     assert np.isnan(ours[:bars]).all() and np.isfinite(ours[bars:]).all()
     # the ADX seeds its inner averages otherwise: it agrees as far as its start has faded
     rtol, settled = (1e-9, bars) if name != "adx" else (1e-5, 13 * period + 100)
@@ -132,23 +126,23 @@ def unstable() -> Iterator[Callable[[str, int], None]]:
 def test_warm_up_is_the_lookback_of_talib_with_its_unstable_period(
     name: str, period: int, unstable: Callable[[str, int], None]
 ) -> None:
-    candles, entry, function = walk(5000), INDICATORS[name], UNSTABLE[name]
+    candles, entry, function = walk(5000), column(name), UNSTABLE[name]
     ours = compute(name, candles, period=period)
     shortest = talib.abstract.Function(function, timeperiod=period).lookback
     unstable(function, entry.warmup(period=period) - shortest)
     assert talib.abstract.Function(function, timeperiod=period).lookback == entry.warmup(period=period)
-    columns = [getattr(candles, column) for column in entry.inputs]
-    assert np.array_equal(getattr(talib, function)(*columns, timeperiod=period), ours, equal_nan=True)
+    given = [getattr(candles, each) for each in entry.inputs]
+    assert np.array_equal(getattr(talib, function)(*given, timeperiod=period), ours, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["sma", "donchian_upper", "donchian_lower"])
 def test_a_window_warms_up_for_its_own_length(name: str) -> None:
-    assert INDICATORS[name].warmup(period=20) == (19 if name == "sma" else 20)
+    assert column(name).warmup(period=20) == (19 if name == "sma" else 20)
 
 
 @pytest.mark.parametrize("period", [2, 14, 200])
 def test_the_seed_weighs_less_than_promised_when_values_begin(period: int) -> None:
-    bars = INDICATORS["ema"].warmup(period=period)
+    bars = column("ema").warmup(period=period)
     seed_only = np.zeros(bars + 1)
     seed_only[:period] = 1.0
     assert 0.3 * SEED_WEIGHT < talib.EMA(seed_only, period)[bars] <= SEED_WEIGHT
@@ -157,8 +151,8 @@ def test_the_seed_weighs_less_than_promised_when_values_begin(period: int) -> No
 @pytest.mark.parametrize("n", [0, 1, 2, 30])
 @pytest.mark.parametrize("name", INDICATORS)
 def test_a_series_shorter_than_the_warm_up_has_no_values(name: str, n: int) -> None:
-    column = compute(name, walk(n), period=40)
-    assert column.dtype == np.float64 and len(column) == n and np.isnan(column).all()
+    values = compute(name, walk(n), period=40)
+    assert values.dtype == np.float64 and len(values) == n and np.isnan(values).all()
 
 
 def test_a_market_that_never_moved_is_not_oversold() -> None:
@@ -184,15 +178,15 @@ def test_candles_are_not_written_to() -> None:
     candles = walk(200)
     before = candles.close.copy()
     for name in INDICATORS:
-        compute(name, candles)
-    assert np.array_equal(candles.close, before)
+        assert not compute(name, candles).flags.writeable
+    assert np.array_equal(candles.close, before) and candles.close.flags.writeable
 
 
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("emma", {}, "indicator 'emma' is unknown: did you mean 'ema'?"),
-        ("zzz", {}, "indicator 'zzz' is unknown: there is ema, sma"),
+        ("emma", {}, "column 'emma' is unknown: did you mean 'ema'?"),
+        ("zzz", {}, "column 'zzz' is unknown: there is adx, atr"),
         ("ema", {"perod": 3}, "parameter of ema 'perod' is unknown: did you mean 'period'?"),
         ("ema", {"period": 1}, "ema.period must lie between 2 and 500, was 1"),
         ("ema", {"period": 501}, "was 501"),
@@ -208,8 +202,8 @@ def test_a_wrong_name_or_number_is_one_clear_line(name: str, params: dict[str, f
 
 
 def test_columns_are_named_from_their_parameters() -> None:
-    assert INDICATORS["ema"].column(period=12.0) == "ema_12"
-    assert INDICATORS["donchian_upper"].column() == "donchian_upper_20"
+    assert column("ema").label(period=12.0) == "ema_12"
+    assert column("donchian_upper").label() == "donchian_upper_20"
 
 
 @given(st.integers(min_value=0, max_value=parse_time("2040-01-01")))

@@ -152,7 +152,7 @@ def test_a_second_process_compiles_nothing(copy: Copy, fresh: dict[str, Any]) ->
 
 def test_an_edited_policy_changes_backtest_and_cycle_alike(copy: Copy, fresh: dict[str, Any]) -> None:
     assert fresh["stop"] == 20_000 - 200
-    old = "params.sl_ratio * state.atr0 / params.tick"
+    old = "sl_ratio * counted / tick"
     copy.edit("engine/policy.py", old, f"3.0 * {old}")
     edited = copy.probe()
     assert edited["stop"] == 20_000 - 600

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from autotrader.config.settings import find_bot, load, write_template
@@ -17,7 +17,6 @@ from autotrader.engine.signals import Signals, from_rules
 from autotrader.strategy.source import strategy_from
 from autotrader.strategy.templates import make, own, vary
 
-COMMAND = str(Path(sys.executable).with_name("autotrader"))
 IDEA = """
 import autotrader as at
 from momentum_of import move_of
@@ -55,7 +54,7 @@ def desk(tmp_path: Path) -> Path:
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOTRADER__", "BYBIT_"))}
     env["AUTOTRADER_OFFLINE"] = "1"
-    return subprocess.run([COMMAND, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return forked.command(*words, cwd=folder, env=env)
 
 
 def told(folder: Path, *words: str) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import autotrader as at
 from autotrader.core.errors import DataError
-from autotrader.desk.results import Result
+from autotrader.desk.display import BacktestResult
 from autotrader.plots.results import date_ticks, drawdowns, equity_svg, kept, money_ticks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,22 +104,22 @@ def test_money_on_the_axis_is_round_and_inside(low: float, width: float) -> None
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result() -> BacktestResult:
     return at.backtest("ema_trend", at.load("EURUSD", venue="sample"))
 
 
-def test_the_drawn_drawdown_is_the_counted_one(result: Result) -> None:
+def test_the_drawn_drawdown_is_the_counted_one(result: BacktestResult) -> None:
     equity = np.r_[result.part.wallet_e8 / 1e8, result.equity.to_numpy()]
     assert -drawdowns(equity).min() == pytest.approx(result.stats.max_drawdown)
 
 
-def test_fills_and_round_trips_tell_the_same_money(result: Result) -> None:
+def test_fills_and_round_trips_tell_the_same_money(result: BacktestResult) -> None:
     earned = result.fills.pnl.sum() - result.fills.fee.sum()
     assert result.trades.pnl.sum() == pytest.approx(earned)
     assert result.trades.pnl.sum() == pytest.approx(result.stats.pnl)
 
 
-def test_a_result_warns_of_few_trips_and_always_of_luck(result: Result) -> None:
+def test_a_result_warns_of_few_trips_and_always_of_luck(result: BacktestResult) -> None:
     few = at.backtest("ema_trend", at.load("EURUSD", venue="sample", until="2017-05-20"))
     assert 0 < few.stats.trades < 30
     assert f"{few.stats.trades} round trips: too few to mean anything" in few._repr_html_()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from autotrader.core.errors import DataError
 from autotrader.engine.metrics import TRIP
 from autotrader.plots import canvas
+from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
 from autotrader.plots.results import equity_svg
-from autotrader.plots.spread import excursions_svg, spread_svg, underwater_svg, windows_svg
 from autotrader.plots.tables import months_svg, surface_svg
 from autotrader.plots.trades import Bars, joined, trades_figure, trades_svg
 
@@ -279,7 +279,7 @@ def test_the_deepest_falls_are_listed_with_how_long_they_lasted() -> None:
 )
 @settings(deadline=None)
 def test_every_value_is_in_a_bar_or_said_to_be_zero(values: list[float], what: str) -> None:
-    from autotrader.plots.spread import _bins
+    from autotrader.plots.distributions import _bins
 
     each = np.array(values)
     ET.fromstring(spread_svg(each, title="", unit="USDT", what=what))

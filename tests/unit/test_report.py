@@ -20,11 +20,19 @@ from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import ConfigError
-from autotrader.desk.report import page
-from autotrader.desk.results import Result
-from autotrader.desk.told import account_of, curve_of, falls_of, months_of, stress_of, together, worth_until
+from autotrader.desk.display import BacktestResult
 from autotrader.engine.metrics import daily_returns
 from autotrader.jobs.manifest import read
+from autotrader.report.backtest import page
+from autotrader.results.result import (
+    account_of,
+    curve_of,
+    falls_of,
+    months_of,
+    stress_of,
+    together,
+    worth_until,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_YEAR = SimulatedClock(1_767_225_600_000)
@@ -32,12 +40,12 @@ MADE = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result() -> BacktestResult:
     return at.backtest("donchian_breakout", at.load("EURUSD", venue="sample"), config="nowhere.toml")
 
 
 @pytest.fixture(scope="module")
-def text(result: Result) -> str:
+def text(result: BacktestResult) -> str:
     return page([result], made=MADE)
 
 
@@ -75,15 +83,18 @@ def test_a_report_asks_nothing_of_anybody(text: str) -> None:
     assert all(target.startswith("#") for target in re.findall(r'(?:src|href)="([^"]*)"', text))
 
 
-def test_text_from_outside_is_only_text(result: Result) -> None:
+def test_text_from_outside_is_only_text(result: BacktestResult) -> None:
     evil = '<script>alert("1")</script>'
     part = replace(result.part, strategy=evil, bot=evil, notes=(evil,), params_of={evil: 1.0})
-    for pages in ([Result(part=part, run=result.run)], [Result(part=part, run=result.run, uncounted=evil)] * 2):
+    for pages in (
+        [BacktestResult(part=part, run=result.run)],
+        [BacktestResult(part=part, run=result.run, uncounted=evil)] * 2,
+    ):
         assert "<script" not in page(pages)
-    assert "<script" not in Result(part=part, run=result.run)._repr_html_()
+    assert "<script" not in BacktestResult(part=part, run=result.run)._repr_html_()
 
 
-def test_a_report_names_no_folder_and_no_account(result: Result) -> None:
+def test_a_report_names_no_folder_and_no_account(result: BacktestResult) -> None:
     bot = result.part.settings.model_copy(
         update={
             "sub_account": "12345678",
@@ -91,20 +102,20 @@ def test_a_report_names_no_folder_and_no_account(result: Result) -> None:
         }
     )
     why = "there is no config.toml in /srv/desk: `autotrader init` makes one"
-    told = page([Result(part=replace(result.part, settings=bot), run=result.run, uncounted=why)])
+    told = page([BacktestResult(part=replace(result.part, settings=bot), run=result.run, uncounted=why)])
     assert "Nobody counted how many were tried." in told
     assert "12345678" not in told and "/srv/desk" not in told
     assert "ideas.py:rule" in told
 
 
-def test_the_same_backtest_makes_the_same_page(result: Result, tmp_path: Path) -> None:
+def test_the_same_backtest_makes_the_same_page(result: BacktestResult, tmp_path: Path) -> None:
     first, second = (result.report(tmp_path / name, clock=NEW_YEAR).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
     assert b"2026-01-01 00:00 UTC" in first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 
-def test_a_page_that_cannot_be_written_leaves_nothing(result: Result, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_leaves_nothing(result: BacktestResult, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "nowhere" / "a.html"):
         with pytest.raises(ConfigError, match="cannot be written"):
@@ -112,7 +123,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(result: Result, tmp_path: 
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
-def test_the_page_tells_the_numbers_of_the_run(result: Result, text: str) -> None:
+def test_the_page_tells_the_numbers_of_the_run(result: BacktestResult, text: str) -> None:
     words, stats = Words(text), result.stats
     split = {name: number(words.row(name)[1]) for name in ("what prices gave", "fees", "funding", "what was left")}
     slippage = number(words.row("slippage, within the prices")[1])
@@ -123,7 +134,7 @@ def test_the_page_tells_the_numbers_of_the_run(result: Result, text: str) -> Non
     assert result.verdict[0] in words.text.replace("\u00a0", " ")
 
 
-def test_the_stress_table_is_a_backtest_at_those_costs(result: Result) -> None:
+def test_the_stress_table_is_a_backtest_at_those_costs(result: BacktestResult) -> None:
     candles, rules = at.load("EURUSD", venue="sample"), result.part.instrument.rules
     for times, stats in stress_of(result.part)[1:]:
         fee = float(rules.taker_fee) * 1e4 * times
@@ -137,14 +148,14 @@ def test_the_stress_table_is_a_backtest_at_those_costs(result: Result) -> None:
         assert (anew.trades, anew.pnl) == (stats.trades, stats.pnl)
 
 
-def test_the_end_of_the_profit_lies_between_two_that_were_played(result: Result) -> None:
+def test_the_end_of_the_profit_lies_between_two_that_were_played(result: BacktestResult) -> None:
     stats = result.stats
     played = [(k, replace(stats, pnl=pnl)) for k, pnl in ((1.0, 50.0), (1.5, 10.0), (2.0, -30.0), (3.0, -100.0))]
     assert worth_until(played) == pytest.approx(1.625)
     assert worth_until(played[2:]) is None and worth_until(played[:2]) is None
 
 
-def test_months_are_the_days_compounded(result: Result) -> None:
+def test_months_are_the_days_compounded(result: BacktestResult) -> None:
     days = pd.Series(
         1 + daily_returns(result.run, result.part.wallet_e8),
         index=pd.to_datetime(result.run.day_ms, unit="ms"),
@@ -156,7 +167,7 @@ def test_months_are_the_days_compounded(result: Result) -> None:
     assert np.isfinite(told.loc[:, 1:12].to_numpy(float)).sum() == len(expected)
 
 
-def test_falls_are_those_that_a_patient_reader_finds(result: Result) -> None:
+def test_falls_are_those_that_a_patient_reader_finds(result: BacktestResult) -> None:
     stamps, equity = curve_of(result.part, result.run)
     found, peak, since, bottom = [], equity[0], stamps[0], (0.0, stamps[0])
     for when, value in zip(stamps, equity, strict=True):
@@ -176,7 +187,7 @@ def test_falls_are_those_that_a_patient_reader_finds(result: Result) -> None:
         assert pd.isna(row["until"]) if end is None else row["until"].value // 10**6 == end
 
 
-def test_several_bots_are_one_account_bar_by_bar(result: Result) -> None:
+def test_several_bots_are_one_account_bar_by_bar(result: BacktestResult) -> None:
     candles = at.load("EURUSD", venue="sample")
     other = at.backtest("ema_trend", candles[700:4000], config="nowhere.toml")
     columns = {i: pd.Series(*reversed(curve_of(each.part, each.run))) for i, each in enumerate((result, other))}
@@ -190,13 +201,13 @@ def test_several_bots_are_one_account_bar_by_bar(result: Result) -> None:
     assert number(words.row("together")[2]) == result.stats.trades + other.stats.trades
 
 
-def test_short_sales_on_a_spot_market_are_doubted(result: Result) -> None:
+def test_short_sales_on_a_spot_market_are_doubted(result: BacktestResult) -> None:
     spot = replace(result.part, instrument=replace(result.part.instrument, kind="spot"))
-    assert "sell short on a spot market" in page([Result(part=spot, run=result.run)])
+    assert "sell short on a spot market" in page([BacktestResult(part=spot, run=result.run)])
     assert "sell short on a spot market" not in page([result])
 
 
-def test_it_fits_a_phone_follows_the_night_and_prints(browser: Any, result: Result, tmp_path: Path) -> None:
+def test_it_fits_a_phone_follows_the_night_and_prints(browser: Any, result: BacktestResult, tmp_path: Path) -> None:
     file, seen = result.report(tmp_path / "report.html", clock=NEW_YEAR), {}
     for scheme in ("light", "dark"):
         context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)

@@ -63,7 +63,7 @@ BLUEPRINT_KEYS: dict[str, Any] = {
     "news_sentiment.sources": ["https://example.org/rss"],
     "news_sentiment.moving_average_period_hours": 12,
     "optimizer.auto_tuning_enabled": False,
-    "optimizer.schedule": "30 2 * * 0",
+    "optimizer.schedule": "30 2 * * sun",
     "optimizer.backtest_period_months": 12,
     "optimizer.target_metric": "profit",
     "optimizer.param_ranges": {"SubBot-A.strategy_params.sl_ratio": {"start": 0.5, "end": 1.0, "step": 0.25}},
@@ -226,8 +226,9 @@ def test_the_shipped_configuration_names_every_setting() -> None:
 
 
 def test_the_source_of_the_templates_is_what_is_shipped(root: Path) -> None:
-    for name in ("config.toml", "sample.toml", "env.example"):
-        assert (root / "nbs/05_config" / name).read_bytes() == (root / "autotrader/config" / name).read_bytes()
+    sources = {"config.toml": "config.toml", "nbs/05_config/sample.toml": "sample.toml", ".env.example": "env.example"}
+    for source, copy in sources.items():
+        assert (root / source).read_bytes() == (root / "autotrader/config" / copy).read_bytes()
 
 
 @pytest.mark.realdata

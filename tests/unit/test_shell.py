@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from autotrader.config.settings import load
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -71,6 +73,39 @@ def test_a_python_that_will_not_do_is_refused_in_one_line(tmp_path: Path) -> Non
 def test_the_tests_themselves_cannot_reach_the_outside() -> None:
     with pytest.raises(OSError, match="AUTOTRADER_OFFLINE"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+# --- the top level is a desk
+
+
+def test_no_test_works_in_the_repositorys_own_desk() -> None:
+    assert (ROOT / "config.toml").is_file() and not Path("config.toml").exists()
+    assert ROOT not in (Path.cwd(), *Path.cwd().parents)
+
+
+def test_git_keeps_the_card_and_ignores_what_work_leaves(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    kept = ["config.toml", ".env.example", "reports/README.md", "models/README.md", "settings.ini"]
+    left = [".env", "data/autotrader.db", "logs/runner.log", "backups/a.zip", "desk/config.toml"]
+    left += ["reports/backtest/20260101T000000Z_aaaa/report.html", "models/trend/model.txt"]
+    done = subprocess.run(["git", "check-ignore", *kept, *left], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == left
+
+
+def test_the_card_is_there_and_a_clone_can_be_read_as_a_desk() -> None:
+    for name in ("reports", "models"):
+        assert (ROOT / name / "README.md").read_text().startswith(f"# {name.capitalize()}\n")
+    settings = load(ROOT / "config.toml", environ={})
+    assert [bot.venue for bot in settings.sub_bots] == ["bybit"] * 3 and settings.folder == ROOT
+
+
+def test_make_run_trades_the_clones_configuration_or_plays_the_sample_beside_it() -> None:
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }  # of `make test`
+    done = subprocess.run(["make", "-n", "run"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split()[1:] == ["quickstart", "--sample-in", "desk"]
 
 
 # what the build server would run

@@ -19,26 +19,13 @@ from autotrader.core.market import Candles
 from autotrader.data.instruments import known
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest, backtest_bot
-from autotrader.desk.ledger import Ledger
-from autotrader.desk.sweep import (
-    DONE,
-    EVERY,
-    LEFT,
-    STATS,
-    Columns,
-    Sweep,
-    Task,
-    explore,
-    keyed,
-    sweep,
-    task_for,
-    task_of,
-    variants,
-)
+from autotrader.desk.sweep import DONE, EVERY, LEFT, STATS, Columns, Sweep, explore, keyed, sweep, variants
 from autotrader.engine.metrics import daily_returns
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.engine.simulate import Run
+from autotrader.search.book import TrialLedger
 from autotrader.search.grid import as_ranges
+from autotrader.search.task import Task, task_for, task_of
 from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import save_instrument
@@ -297,25 +284,25 @@ def test_the_ledger_counts_each_combination_once_whoever_asks(prices: Candles, s
         "sl_ratio=1:2:0.5",
         "backtest.slippage_bps=1,3",
     ]
-    first = explore(task, ranges, ledger=Ledger(store))
+    first = explore(task, ranges, ledger=TrialLedger(store))
     assert first.counted is not None
     assert first.counted.trials == 24
     assert 1 <= first.counted.independent < 24
-    again = explore(task, ranges, ledger=Ledger(store))
+    again = explore(task, ranges, ledger=TrialLedger(store))
     assert again.remarks[0].startswith("0 combinations new to the ledger")
     found, _ = variants(task, keyed(as_ranges(ranges)))
     for variant in found[::5]:
         backtest_bot(variant.bot, store, variant.costs, **span)
     assert counted(store, venue="sample", symbol="EURUSD").trials == 24
-    explore(task, ["fast=5:25:5", "sl_ratio=1:2:0.5"], ledger=Ledger(store))
+    explore(task, ["fast=5:25:5", "sl_ratio=1:2:0.5"], ledger=TrialLedger(store))
     assert counted(store, venue="sample", symbol="EURUSD").trials == 24 + 3
 
 
 def test_what_an_interrupted_sweep_kept_is_in_the_ledger(prices: Candles, store: Store, tmp_path: Path) -> None:
     task = task_of("ema_trend", prices[:400])
-    part = explore(task, WIDE, folder=tmp_path / "kept", ledger=Ledger(store), tell=Impatience(EVERY + 30))
+    part = explore(task, WIDE, folder=tmp_path / "kept", ledger=TrialLedger(store), tell=Impatience(EVERY + 30))
     assert counted(store, venue="sample", symbol="EURUSD").trials == int((part.book.state == DONE).sum())
-    whole = explore(task, WIDE, folder=tmp_path / "kept", ledger=Ledger(store))
+    whole = explore(task, WIDE, folder=tmp_path / "kept", ledger=TrialLedger(store))
     assert whole.is_whole
     assert counted(store, venue="sample", symbol="EURUSD").trials == 660
 
@@ -326,7 +313,7 @@ def test_a_ledger_that_fails_keeps_nothing_it_did_not_count(
 ) -> None:
     monkeypatch.setattr("autotrader.desk.sweep.EVERY", every)
 
-    class Full(Ledger):
+    class Full(TrialLedger):
         asked = 0
 
         @property
@@ -345,7 +332,7 @@ def test_a_ledger_that_fails_keeps_nothing_it_did_not_count(
         explore(task, WIDE, folder=tmp_path / "kept", ledger=Full(store))
     in_ledger = counted(store, venue="sample", symbol="EURUSD").trials
     seen: list[int] = []
-    explore(task, WIDE, folder=tmp_path / "kept", ledger=Ledger(store), tell=lambda done, _: seen.append(done))
+    explore(task, WIDE, folder=tmp_path / "kept", ledger=TrialLedger(store), tell=lambda done, _: seen.append(done))
     assert 0 < in_ledger < min(seen) <= in_ledger + 64
     assert counted(store, venue="sample", symbol="EURUSD").trials == 660
 
@@ -459,3 +446,22 @@ def test_a_task_and_its_sweep_can_be_sent_to_another_process(prices: Candles) ->
 
 def test_the_sweep_is_offered_at_the_front_door() -> None:
     assert at.sweep is sweep
+
+
+def test_the_kinds_of_stops_are_varied_like_any_setting(prices: Candles) -> None:
+    kinds = ["sl_kind=fixed,trailing,break_even", "sl_unit=atr,percent", "sl_ratio=0.5,2", "trail_step=0.1,0.5"]
+    found = explore(task_of("ema_trend", prices), kinds, threads=2)
+    assert len(found.table) == 24
+    returns = {}
+    for place, changes in enumerate(found.changes):
+        stop = {key.removeprefix("strategy_params."): value for key, value in changes.items()}
+        alone = backtest("ema_trend", prices, bot={"strategy_params": stop})
+        assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True), stop
+        assert bool(alone.run.notes.get("STOP_MOVED")) == (stop["sl_kind"] != "fixed"), stop
+        returns[tuple(stop.values())] = alone.stats.return_frac
+    narrow = {
+        kind: [returns[kind, "atr", 0.5, step] for step in (0.1, 0.5)] for kind in ("fixed", "trailing", "break_even")
+    }
+    assert (
+        len({*narrow["fixed"], *narrow["trailing"], *narrow["break_even"]}) == 1 + 2 + 1
+    )  # a step is for trailing alone

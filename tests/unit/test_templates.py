@@ -15,7 +15,7 @@ from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
 from autotrader.data.sample import eurusd
 from autotrader.engine.signals import Signals, from_rules
-from autotrader.features.indicators import INDICATORS, compute
+from autotrader.features.columns import column, compute
 from autotrader.strategy.templates import (
     TEMPLATES,
     DonchianBreakout,
@@ -135,7 +135,7 @@ def test_what_explains_a_decision_is_enough_to_take_it_again(name: str) -> None:
     assert len(decisions) > 5
     for i in [*decisions.tolist(), *quiet.tolist()]:
         told = explain(strategy, candles, i)
-        labels = {role: INDICATORS[of].column(**params) for role, (of, params) in strategy.reads().items()}
+        labels = {role: column(of).label(**params) for role, (of, params) in strategy.reads().items()}
         seen = {
             role: np.array([told[f"{label}_before"], told[label]])
             for role, label in (labels | {"close": "close"}).items()

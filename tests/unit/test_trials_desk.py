@@ -16,7 +16,7 @@ from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.errors import StoreError
 from autotrader.core.market import Candles
 from autotrader.desk.backtest import backtest_bot
-from autotrader.desk.ledger import Ledger, close, code_of, configuration, fingerprint, ledger_of
+from autotrader.search.book import TrialLedger, close, code_of, configuration, fingerprint, ledger_of
 from autotrader.store.database import Store, open_store, upgrade
 from autotrader.strategy.templates import EmaTrend, make, own
 from autotrader.validation.trials import Counted, Study, Trial, counted, studies
@@ -148,7 +148,7 @@ def test_luck_weighs_more_the_more_was_tried(desk: Path) -> None:
 
 def from_source(source: str) -> list[str]:
     "Codes of the strategies in a source, from a process of its own."
-    code = f"{source}\nfrom autotrader.desk.ledger import code_of\nprint(code_of(strategy), code_of(judge))"
+    code = f"{source}\nfrom autotrader.search.book import code_of\nprint(code_of(strategy), code_of(judge))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -200,7 +200,7 @@ def test_a_template_is_its_parameters_and_nothing_else() -> None:
 
 
 def test_writing_into_candles_makes_other_data() -> None:
-    from autotrader.desk.backtest import as_market
+    from autotrader.search.task import as_market
 
     candles = at.load("EURUSD", venue="sample")[:500]
     own_close = Candles(
@@ -280,7 +280,7 @@ def test_a_process_that_is_killed_loses_its_last_moment_only(desk: Path) -> None
 def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> None:
     file = Path(str(opened(desk).url.database))
     with opened(desk) as store:
-        ledger = Ledger(store)
+        ledger = TrialLedger(store)
         study_and_trial = counted_parts()
         ledger.count(*study_and_trial[0])
         assert ledger.counted(venue="sample", symbol="EURUSD").trials == 1
@@ -297,8 +297,8 @@ def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> N
 
 
 def counted_parts() -> list[tuple[Study, Trial]]:
-    from autotrader.desk.backtest import as_market
-    from autotrader.desk.ledger import study_of, trial_of
+    from autotrader.search.book import study_of, trial_of
+    from autotrader.search.task import as_market
 
     candles = sample()
     study = study_of("ema_trend", as_market(candles, None, None), kind="backtest")

@@ -23,11 +23,12 @@ from autotrader.core.executor import Serial, open_executor
 from autotrader.core.market import Candles
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest
-from autotrader.desk.ledger import Ledger
-from autotrader.desk.sweep import Task, sweep, task_of
+from autotrader.desk.sweep import sweep
 from autotrader.desk.walkforward import WalkForward, chosen_of, walk, walkforward
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.jobs.manifest import read
+from autotrader.search.book import TrialLedger
+from autotrader.search.task import Task, task_of
 from autotrader.store.database import open_store
 from autotrader.strategy.templates import Own, own
 from autotrader.validation.luck import MORE, judge
@@ -412,7 +413,7 @@ def test_each_combination_of_each_window_is_counted_once_however_often_one_walks
     candles: Candles, tmp_path: Path
 ) -> None:
     with open_store("sqlite:///t.db", folder=tmp_path, create=True) as store:
-        ledger = Ledger(store, clock=SimulatedClock(START))
+        ledger = TrialLedger(store, clock=SimulatedClock(START))
         found = walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40, ledger=ledger)
         trials = len(found.ranges) * len(found.steps)
         assert found.tried.trials == found.luck.trials == trials
@@ -430,7 +431,7 @@ def test_the_ledger_and_a_walk_of_its_own_agree_on_the_number_of_trials(
     candles: Candles, found: WalkForward, tmp_path: Path
 ) -> None:
     with open_store("sqlite:///t.db", folder=tmp_path, create=True) as store:
-        ledger = Ledger(store, clock=SimulatedClock(START))
+        ledger = TrialLedger(store, clock=SimulatedClock(START))
         counted = walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40, ledger=ledger)
     assert counted.tried.trials == found.tried.trials
     assert counted.tried.independent == pytest.approx(found.tried.independent, rel=0.02)
