@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 # %% ../../nbs/99_cli/78_control.ipynb #f8868bc4
 def status(replay: ReplayOption = False, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     "Show how the runner and its bots stand."
-    from autotrader.cli.status import floor, page
+    from autotrader.cli.status import document, page
     from autotrader.core.clock import SystemClock
 
     settings = desk(config)
     with open_database(settings, replay=replay) as store:
-        told = floor(store, settings, clock=SystemClock())
+        told = document(store, settings, clock=SystemClock())
     is_alive = told["runner"]["is_alive"]
     answer(told, page(told), as_json=as_json)
     if not is_alive:

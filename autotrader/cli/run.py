@@ -54,15 +54,13 @@ def say(line: str) -> None:
 
 def where(settings: "Settings") -> str | None:
     "Where the replay is, in words; None before it has begun."
-    from autotrader.cli.status import look
+    from autotrader.status.liveness import runner_of
 
     with open_database(settings, replay=True) as store:
-        pulse = look(store, clock=SystemClock()).runner
-    stamps = [pulse.details.get(name) if pulse else None for name in ("since_ms", "time_ms", "until_ms")]
-    if pulse is None or any(stamp is None for stamp in stamps) or pulse.details.get("state") != "trading":
+        runner = runner_of(store, SystemClock().now_ms())
+    if runner.played_frac is None or runner.time is None or runner.state != "trading":
         return None
-    since, now, until = (int(stamp or 0) for stamp in stamps)
-    return f"replay at {iso(now)[:16].replace('T', ' ')} UTC, {(now - since) / max(1, until - since):.0%} done"
+    return f"replay at {runner.time:%Y-%m-%d %H:%M} UTC, {runner.played_frac:.0%} done"
 
 # %% ../../nbs/99_cli/76_run.ipynb #7e8d11d1
 _EVERY_S = 30.0

@@ -6,6 +6,7 @@ from cases import TICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Market, assert_same_trades, ours, random_market
+from series import length
 
 from autotrader.engine.events import Purpose, StopKind, StopUnit
 
@@ -14,7 +15,7 @@ def test_backtesting_py_finds_the_same_trades() -> None:
     seen = {"trades": 0, "long": 0, "short": 0, "flips": 0, "stopped in the entry bar": 0, "at once": 0}
     seen |= {"trailing": 0, "break even": 0, "moved by percent": 0, "stopped with a gain": 0}
 
-    @settings(max_examples=220, deadline=None)
+    @settings(max_examples=length(220, soak=2_200), deadline=None)
     @given(st.builds(random_market, st.integers(0, 2**63 - 1), st.integers(30, 120)))
     def check(market: Market) -> None:
         found = ours(market)

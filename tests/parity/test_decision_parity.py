@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stage
+from series import length
 
 from autotrader.engine.events import EVENT, EventKind, Note, Purpose
 from autotrader.exchange.paper import Roughness
@@ -41,7 +42,7 @@ def smooth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     yield from _play(tmp_path_factory.mktemp("smooth"))
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=range(1, 1 + length(2, soak=20)))
 def rough(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Played]:
     yield from _play(tmp_path_factory.mktemp("rough"), rough=request.param, roughness=HARD)
 

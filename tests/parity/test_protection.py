@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import stage
+from series import length
 from test_decision_parity import HARD
 
 from autotrader.engine.policy import PATIENCE_MS, PROTECT_TRIES
@@ -18,7 +19,7 @@ def test_nothing_on_the_line_outlasts_a_bots_patience() -> None:
     assert HARD.longest_ms < PATIENCE_MS
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13])
+@pytest.mark.parametrize("seed", range(11, 11 + length(2, soak=20)))
 def test_a_position_without_a_stop_is_known_and_being_dealt_with(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

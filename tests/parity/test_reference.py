@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import COUNTED, Pair, World, assert_same_run, by_reference, simulated, state_of
 from reference import Desk, Happening
+from series import length
 
 from autotrader.engine.events import (
     EVENT,
@@ -115,7 +116,7 @@ MUST_HAPPEN = {
 def test_every_run_equals_the_reference_to_the_last_integer() -> None:
     seen: Counter = Counter()
 
-    @settings(max_examples=700, deadline=None)
+    @settings(max_examples=length(700, soak=7_000), deadline=None)
     @given(cases)
     def check(case: Case) -> None:
         desk = by_reference(case)
@@ -130,7 +131,7 @@ def without(record: np.ndarray, *names: str) -> dict[str, Any]:
     return {name: value for name, value in state_of(record).items() if name not in names}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=length(300, soak=3_000), deadline=None)
 @given(st.builds(stopped_case, seeds, st.integers(40, 600)))
 def test_the_short_cuts_of_the_loop_change_nothing(case: Case) -> None:
     short, full = simulated(case), simulated(case, shortcuts=False)
@@ -206,7 +207,7 @@ class Folded:
             self.tell([*self.reply[:n].copy()], stamp)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=length(120, soak=1_200), deadline=None)
 @given(cases)
 def test_both_books_agree_and_every_change_of_the_wallet_is_explained_at_every_bar(case: Case) -> None:
     desk, equity = Folded(case), []
@@ -243,7 +244,7 @@ EVERY_CODE = {
 def test_every_event_whenever_it_comes_leaves_the_state_and_the_wishes_of_the_reference() -> None:
     seen: Counter = Counter()
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=length(300, soak=3_000), deadline=None)
     @given(seeds, st.integers(60, 180))
     def check(seed: int, n: int) -> None:
         rng = np.random.default_rng(seed)

@@ -4,20 +4,19 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 pytestmark = pytest.mark.realdata
-COMMAND = Path(sys.executable).with_name("autotrader")
 BOTS = ["sub_bot_A", "sub_bot_B", "sub_bot_C"]
 
 
 def run(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AUTOTRADER__", "BYBIT_"))}
-    return subprocess.run([str(COMMAND), *map(str, words)], cwd=folder, env=env, capture_output=True, text=True)
+    return forked.command(*words, cwd=folder, env=env)
 
 
 def told(folder: Path, *words: object) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lone import SPLIT, SYMBOL, WALLET, Lone
+from series import length
 
 from autotrader.bots.reconcile import reconcile
 from autotrader.bots.subbot import listen, recover
@@ -204,7 +205,7 @@ def check_late_words(lone: Lone, n: int) -> None:
     check_agreement(lone)
 
 
-@settings(max_examples=60, **slow)
+@settings(max_examples=length(40, soak=1_000), **slow)
 @given(acts=plays, is_split=st.booleans(), n=st.integers(0, 99))
 def test_on_a_smooth_line_with_deaf_hours(store: Store, acts: list[tuple[str, int]], is_split: bool, n: int) -> None:
     lone = Lone(store, params=SPLIT if is_split else {})
@@ -214,7 +215,7 @@ def test_on_a_smooth_line_with_deaf_hours(store: Store, acts: list[tuple[str, in
     check_rows(lone, check_journal(lone))
 
 
-@settings(max_examples=60, **slow)
+@settings(max_examples=length(40, soak=1_000), **slow)
 @given(acts=plays, is_split=st.booleans(), seed=st.integers(0, 10**6))
 def test_on_a_rough_line_with_foreign_hands(
     store: Store, acts: list[tuple[str, int]], is_split: bool, seed: int

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,28 @@ def test_every_link_inside_the_house_leads_somewhere(page: Path) -> None:
 def test_the_readme_names_every_floor() -> None:
     floors = {p.parent.name for p in ROOMS if p.parent.name != "nbs"}
     assert floors - set(re.findall(r"\]\(nbs/(\w+)\)", (ROOT / "README.md").read_text())) == set()
+
+
+def table(page: str, *, under: str) -> list[list[str]]:
+    "Rows of the first table under a heading, without its head."
+    lines = (ROOT / page).read_text().partition(under)[2].splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("|---"))
+    rows = takewhile(lambda line: line.startswith("|"), lines[first + 1 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_glossary_is_in_order_and_every_term_lives_somewhere() -> None:
+    rows = table("docs/glossary.md", under="# Glossary")
+    terms = [term for term, _, _ in rows]
+    assert terms == sorted(terms, key=str.casefold)
+    homes = {home.strip("`") for _, _, home in rows}
+    assert homes - {module_of(notebook) for notebook in ROOMS} == set()
+
+
+def test_a_change_has_four_places_at_most_and_all_of_them_exist() -> None:
+    rows = table("CONTRIBUTING.md", under="## Where a change goes")
+    assert len(rows) == 6
+    for change, *cells in rows:
+        places, proofs = (re.findall(r"`(\w+/[^`]+)`", cell) for cell in cells)
+        assert 1 <= len(places) <= 4 and proofs, change
+        assert [path for path in places + proofs if not (ROOT / path).exists()] == [], change

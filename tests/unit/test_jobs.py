@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import nbformat
 import psutil
 import pytest
@@ -213,9 +214,7 @@ def test_two_parameter_cells_are_refused(desk: Desk) -> None:
 def test_the_command_takes_a_wrong_parameter_as_wrong_input(desk: Desk) -> None:
     desk.template("strict", "pass")
     for words, why in ((["-p", "txet=a"], "did you mean 'text'"), (["-p", "count=x"], "must be a whole number")):
-        done = subprocess.run(
-            [COMMAND, "job", "run", "strict", *words], cwd=desk.folder, capture_output=True, text=True
-        )
+        done = forked.command("job", "run", "strict", *words, cwd=desk.folder, env=os.environ)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert why in done.stderr and len(done.stderr.splitlines()) == 1
 

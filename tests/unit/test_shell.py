@@ -101,7 +101,10 @@ def test_the_card_is_there_and_a_clone_can_be_read_as_a_desk() -> None:
 
 
 def test_make_run_trades_the_clones_configuration_or_plays_the_sample_beside_it() -> None:
-    done = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }  # of `make test`
+    done = subprocess.run(["make", "-n", "run"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split()[1:] == ["quickstart", "--sample-in", "desk"]
 
 

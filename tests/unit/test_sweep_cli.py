@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import forked
 import pytest
 
 from autotrader.cli.main import main
@@ -166,15 +167,7 @@ def test_a_strategy_of_a_notebook_is_played_and_varied_from_the_shell(desk: Path
     (desk / "mine.ipynb").write_text(json.dumps(notebook))
 
     def shell(*words: str) -> Any:
-        command = [
-            Path(sys.executable).with_name("autotrader"),
-            *words,
-            "--strategy",
-            "mine.ipynb:mine",
-            *SPAN,
-            "--json",
-        ]
-        done = subprocess.run(command, cwd=desk, capture_output=True, text=True, timeout=120)
+        done = forked.command(*words, "--strategy", "mine.ipynb:mine", *SPAN, "--json", cwd=desk, env=os.environ)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

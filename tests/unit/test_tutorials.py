@@ -1,12 +1,12 @@
 """The tutorials run as a newcomer runs them: a fresh kernel, an empty folder, no connection."""
 
+import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -74,9 +74,8 @@ def test_an_idea_goes_the_whole_way_in_two_minutes(own_strategy: nbformat.Notebo
 def test_the_notebook_of_the_tutorial_can_be_handed_to_a_bot(tmp_path: Path) -> None:
     write_template(tmp_path, kind="sample")
     shutil.copy(ROOT / "nbs" / "tutorials" / "20_your_own_strategy.ipynb", tmp_path)
-    command = [str(Path(sys.executable).with_name("autotrader")), "strategy", "bot", "20_your_own_strategy.ipynb:mine"]
-    words = ["--symbol", "EURUSD", "--venue", "sample"]
-    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    words = ["strategy", "bot", "20_your_own_strategy.ipynb:mine", "--symbol", "EURUSD", "--venue", "sample"]
+    done = forked.command(*words, cwd=tmp_path, env=os.environ)
     assert (done.returncode, done.stderr) == (0, "")
     assert load(tmp_path / "config.toml", environ={}).sub_bots[-1].strategy_params.own == {"trend": 200, "low": 35.0}
 
