@@ -21,8 +21,9 @@ from autotrader.dashboard.auth import make_login
 from autotrader.data.sample import eurusd
 from autotrader.runner.rehearsal import rehearse
 from autotrader.search.task import prepare
+from autotrader.status.liveness import RUNNER, holder_name
 from autotrader.store import candles
-from autotrader.store.control import beat
+from autotrader.store.control import beat, take_lease
 from autotrader.store.database import Store, open_store
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "dashboard.png"
@@ -42,9 +43,11 @@ def rehearsed(folder: Path) -> tuple[Settings, Store]:
     rehearse([prepare(bot, store, settings.backtest, **span) for bot in settings.sub_bots], store)
     times = dict(zip(("since_ms", "time_ms", "until_ms"), stamps, strict=True))
     details = {"mode": "replay", "state": "trading", "speed": 28_800.0, "feed": None, **times}
-    beat(
-        store, "runner", now_ms=SystemClock().now_ms() + 600_000, epoch=1, details=details
-    )  # for as long as it is drawn
+    now_ms = SystemClock().now_ms()
+    take_lease(store, RUNNER, holder=holder_name(), now_ms=now_ms, ttl_ms=600_000)
+    said = {RUNNER: details} | {f"{RUNNER}/{bot.id}": {"state": "trading", "why": ""} for bot in settings.sub_bots}
+    for name, told in said.items():
+        beat(store, name, now_ms=now_ms + 600_000, epoch=1, details=told)  # for as long as it is drawn
     return settings, store
 
 

@@ -218,27 +218,23 @@ def check_database(settings: Settings, *, clock: Clock) -> list[Check]:
         ]
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #a2745fdd
-_SILENT_MS = 15_000  # as everywhere
-
-
 def check_runner(store: "Store", *, clock: Clock) -> list[Check]:
     "Who trades on this database, and when it last gave a sign."
-    from autotrader.runner.lease import NAME, told
-    from autotrader.store.control import holder_of, pulses
+    from autotrader.status.liveness import runner_of
 
     now_ms = clock.now_ms()
-    holder = holder_of(store, NAME, now_ms=now_ms)
-    beaten_ms = next((pulse.at_ms for pulse in pulses(store) if pulse.name == NAME), None)
-    if holder is None:
-        since = "none ever did" if beaten_ms is None else f"last sign {iso(beaten_ms // 1000 * 1000)}"
-        return [Check("ok", "runner", f"nobody trades on this database; {since}")]
-    if beaten_ms is None or now_ms - beaten_ms > _SILENT_MS:
-        return [
-            Check(
-                "warn", "runner", f"{told(holder)} holds the lease and gives no sign of life: look at logs/runner.log"
-            )
-        ]
-    return [Check("ok", "runner", f"{told(holder)} trades, last sign {(now_ms - beaten_ms) // 1000} s ago")]
+    runner = runner_of(store, now_ms)
+    if runner.holder is None:
+        last = (
+            "none ever did"
+            if runner.silent_s is None
+            else f"last sign {iso((now_ms // 1000 - runner.silent_s) * 1000)}"
+        )
+        return [Check("ok", "runner", f"nobody trades on this database; {last}")]
+    if runner.is_silent:
+        quiet = f"{runner.holder} holds the lease and gives no sign of life: look at logs/runner.log"
+        return [Check("warn", "runner", quiet)]
+    return [Check("ok", "runner", f"{runner.holder} trades, last sign {runner.silent_s} s ago")]
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #e3e96050
 def _is_ours(address: str, port: int) -> bool:

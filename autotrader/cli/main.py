@@ -13,13 +13,18 @@ from typing import Annotated
 
 import typer
 
-from . import commands
+from .backtest import backtest, rehearse
+from .control import flatten, resume, status, stop
 from .dashboard import dashboard
 from .data import data
+from .explain import explain
 from .jobs import job
 from .options import ConfigOption, JsonOption, answer, desk
+from .quickstart import quickstart
+from .run import run
 from .strategy import strategy
 from .sweep import sweep
+from .up import up
 from .walkforward import walkforward
 from ..core.errors import AutotraderError, ConfigError, StoreError
 
@@ -83,10 +88,10 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 # %% ../../nbs/99_cli/90_main.ipynb #7759cce1
-_RESEARCH = (commands.backtest, sweep, walkforward, commands.rehearse)
-_TRADING = (commands.run, dashboard, commands.up)
-_LOOKING = (commands.status, commands.stop, commands.resume, commands.flatten, commands.explain)
-for command in (commands.quickstart, *_RESEARCH, *_TRADING, *_LOOKING):
+_RESEARCH = (backtest, sweep, walkforward, rehearse)
+_TRADING = (run, dashboard, up)
+_LOOKING = (status, stop, resume, flatten, explain)
+for command in (quickstart, *_RESEARCH, *_TRADING, *_LOOKING):
     app.command()(command)
 
 # %% ../../nbs/99_cli/90_main.ipynb #9b61d99a

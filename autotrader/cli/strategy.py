@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data import SymbolOption, TimeframeOption, VenueOption
-from .options import ConfigOption, JsonOption, answer
+from .options import ConfigOption, JsonOption, SymbolOption, TimeframeOption, VenueOption, answer
 
 if TYPE_CHECKING:
     from autotrader.config.sections import BotSettings

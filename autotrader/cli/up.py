@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRACE_S', 'Say', 'tether', 'command', 'become', 'Child', 'ended', 'Revival', 'Pair', 'end', 'supervise',
-           'refuse_taken_port', 'answers', 'welcome', 'serve']
+           'refuse_taken_port', 'answers', 'welcome', 'serve', 'up']
 
 # %% ../../nbs/99_cli/77_up.ipynb #9d507c3e
 import os
@@ -17,13 +17,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, TYPE_CHECKING, Annotated, NoReturn
 
-from .options import open_database
+import typer
+
+from autotrader.cli.options import (
+    ConfigOption,
+    FreshOption,
+    FromOption,
+    ReplayOption,
+    SpeedOption,
+    ToOption,
+    desk,
+    open_database,
+    replay_words,
+)
 from .run import endings, say
-from ..config.settings import Settings
 from ..core.errors import ConfigError
 from ..core.offline import is_loopback
+
+if TYPE_CHECKING:
+    from autotrader.config.settings import Settings
 
 # %% ../../nbs/99_cli/77_up.ipynb #44ffb997
 GRACE_S = 10.0
@@ -219,7 +233,7 @@ def supervise(pair: Pair) -> int:  # exit code
     return 0 if pair.stop.is_set() else 2 if code == 2 else 1
 
 # %% ../../nbs/99_cli/77_up.ipynb #a58a8924
-def refuse_taken_port(settings: Settings) -> None:
+def refuse_taken_port(settings: "Settings") -> None:
     "Raise `ConfigError` where the dashboard could not listen."
     host, port = settings.dashboard.host, settings.dashboard.port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -233,7 +247,7 @@ def refuse_taken_port(settings: Settings) -> None:
             ) from None
 
 
-def answers(settings: Settings) -> bool:
+def answers(settings: "Settings") -> bool:
     "Whether something listens where the dashboard should."
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.dashboard.host, settings.dashboard.host)
     try:
@@ -243,7 +257,7 @@ def answers(settings: Settings) -> bool:
         return False
 
 
-def welcome(settings: Settings, password: str | None, *, is_replay: bool) -> str:
+def welcome(settings: "Settings", password: str | None, *, is_replay: bool) -> str:
     "Where the dashboard is and how to get in."
     host, user = settings.dashboard.host, settings.dashboard.username
     shown = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
@@ -262,7 +276,7 @@ def welcome(settings: Settings, password: str | None, *, is_replay: bool) -> str
 
 # %% ../../nbs/99_cli/77_up.ipynb #80ba290e
 def serve(
-    settings: Settings,
+    settings: "Settings",
     words: Sequence[str],  # about a replay
     *,
     is_quiet: bool = False,  # only what is wrong
@@ -294,3 +308,20 @@ def serve(
     finally:
         if password is not None and not pair.is_welcome:
             say(f"the dashboard's password for {settings.dashboard.username} is {password}, shown this once")
+
+# %% ../../nbs/99_cli/77_up.ipynb #d579c813
+def up(
+    replay: ReplayOption = False,
+    since: FromOption = None,
+    until: ToOption = None,
+    speed: SpeedOption = None,
+    fresh: FreshOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
+    config: ConfigOption = None,
+) -> None:
+    "Runner and dashboard in one terminal. Ctrl-C ends both."
+    words = replay_words(replay, since, until, speed, fresh)
+    settings = desk(config, log="up")
+    code = serve(settings, words, is_quiet=quiet)
+    if code:
+        raise typer.Exit(code)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Scope', 'Receive', 'Send', 'Asgi', 'visitor', 'Login', 'make_login', 'fits', 'open_login', 'Mistakes', 'mistakes_of',
-           'own_names', 'means_us', 'is_own_page', 'Stamp', 'Refusal', 'is_inside', 'Door', 'prove', 'judge', 'Guard']
+           'own_names', 'means_us', 'is_own_page', 'Stamp', 'AccessDenial', 'is_inside', 'Door', 'prove', 'judge',
+           'AccessGuard']
 
 # %% ../../nbs/95_dashboard/10_auth.ipynb #7cf46295
 import asyncio
@@ -207,7 +208,7 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AccessDenial:
     "Why a request goes no further."
 
     status: int
@@ -215,15 +216,15 @@ class Refusal:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def _unknown(wait_ms: int = 0) -> Refusal:
+def _unknown(wait_ms: int = 0) -> AccessDenial:
     asks = (("www-authenticate", 'Basic realm="autotrader", charset="UTF-8"'),)
     if wait_ms:
         wait_s = -(-wait_ms // 1000)
-        return Refusal(401, f"too many wrong passwords: wait {wait_s} s", (*asks, ("retry-after", str(wait_s))))
-    return Refusal(401, "user name and password, please", asks)
+        return AccessDenial(401, f"too many wrong passwords: wait {wait_s} s", (*asks, ("retry-after", str(wait_s))))
+    return AccessDenial(401, "user name and password, please", asks)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: AccessDenial) -> None:
     if scope["type"] == "websocket":
         await receive()  # the wish to connect
         await send({"type": "websocket.close", "code": 1008, "reason": refusal.text})
@@ -278,7 +279,7 @@ def _said(headers: Mapping[str, str]) -> tuple[str, str] | None:
     return (name, password) if colon else None
 
 # %% ../../nbs/95_dashboard/10_auth.ipynb #803377c7
-async def prove(door: Door, address: str, headers: Mapping[str, str], *, has_pass: bool) -> Refusal | None:
+async def prove(door: Door, address: str, headers: Mapping[str, str], *, has_pass: bool) -> AccessDenial | None:
     "Why the password does not open; None: it does. Who has a pass need not wait for others behind the same address."
     said = _said(headers)
     if said is None:
@@ -299,19 +300,21 @@ async def prove(door: Door, address: str, headers: Mapping[str, str], *, has_pas
     return _unknown()
 
 
-async def judge(door: Door, scope: Scope, headers: Mapping[str, str]) -> Refusal | None:
+async def judge(door: Door, scope: Scope, headers: Mapping[str, str]) -> AccessDenial | None:
     "Why the request is refused; None: it may pass."
     address, is_websocket = _address(scope), scope["type"] == "websocket"
     if not is_inside(address, door.networks):
-        return Refusal(403, f"{address or 'this address'} may not come in: see dashboard.allowed_ips in config.toml")
+        return AccessDenial(
+            403, f"{address or 'this address'} may not come in: see dashboard.allowed_ips in config.toml"
+        )
     if not means_us(headers.get("host", ""), door.names):
-        return Refusal(403, "this is not the server of that name: use the address that the dashboard printed")
+        return AccessDenial(403, "this is not the server of that name: use the address that the dashboard printed")
     has_pass = door.stamp.has_signed(headers.get("cookie", ""), _port(scope), door.clock.now_ms())
     if not (is_websocket and has_pass):
         if (refusal := await prove(door, address, headers, has_pass=has_pass)) is not None:
             return refusal
     if (is_websocket or scope["method"] not in ("GET", "HEAD", "OPTIONS")) and not is_own_page(headers):
-        return Refusal(403, "this comes from a foreign page: use the dashboard's own")
+        return AccessDenial(403, "this comes from a foreign page: use the dashboard's own")
     return None
 
 
@@ -346,7 +349,7 @@ def _dressed(door: Door, scope: Scope, send: Send) -> Send:
     return dressed
 
 
-class Guard:
+class AccessGuard:
     "ASGI application that lets through who may come in; behind it `visitor` says who that is."
 
     def __init__(

@@ -30,12 +30,13 @@ from ..core.market import Instrument
 from ..data.instruments import known
 from ..exchange.streams import PublicFeed, Subscription
 from .control import Commands
-from .lease import TTL_MS, Tenure, is_dead, told, try_take
+from .lease import TTL_MS, Tenure, try_take
 from .live import Live
 from .replay import Replay, ReplayPlan, replay_file, script_of
 from .schedule import Inbox, ScheduledTask, by_cron, every, started
 from .supervisor import Supervisor, state_of, stored_book
 from ..search.task import prepare
+from ..status.liveness import holder_label, is_dead
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
 from ..store.database import Store, open_store, tidy
 from ..store.series import load_instrument
@@ -179,7 +180,9 @@ def _set_aside(file: Path, *, clock: Clock) -> Path:
     with open_store(f"sqlite:///{file}", create=True) as store:
         holder = holder_of(store, "runner", now_ms=clock.now_ms())
         if holder is not None and not is_dead(holder):
-            raise ConfigError(f"{told(holder)} plays another replay of this desk: stop it first, or use another folder")
+            raise ConfigError(
+                f"{holder_label(holder)} plays another replay of this desk: stop it first, or use another folder"
+            )
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     stamp = iso(clock.now_ms() // 1000 * 1000).replace("-", "").replace(":", "")
@@ -289,7 +292,7 @@ def run(
                 tenure = try_take(store, clock=clock, ttl_ms=ttl_ms)
                 if isinstance(tenure, str):
                     if tenure != holder:
-                        on_news(f"{told(tenure)} trades on this database: waiting for its lease")
+                        on_news(f"{holder_label(tenure)} trades on this database: waiting for its lease")
                     holder = tenure
                     stop.wait(0.5)
                     continue
@@ -343,7 +346,9 @@ def direct(
     with _opened(settings, plan, speed=0.0, clock=clock, market=market, on_news=lambda _: None) as (store, build):
         tenure = try_take(store, clock=clock)
         if isinstance(tenure, str):
-            raise ConfigError(f"{told(tenure)} trades on this database: leave out --direct, it hears the command")
+            raise ConfigError(
+                f"{holder_label(tenure)} trades on this database: leave out --direct, it hears the command"
+            )
         try:
             supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
             return _do_one(

@@ -33,7 +33,7 @@ STANDS_ON = "import numba, pandas, sqlalchemy, sqlalchemy.orm, scipy.linalg, tal
 PARTS = """
 import sys, time
 begin = time.perf_counter()
-import autotrader.cli.commands, autotrader.cli.backtest as backtests
+import autotrader.cli.main, autotrader.desk.bots as bots, autotrader.desk.choice
 import autotrader.report.backtest as report
 told = {"imports": time.perf_counter() - begin}
 def timed(module, name, key):
@@ -45,8 +45,8 @@ def timed(module, name, key):
         finally:
             told[key] = told.get(key, 0.0) + time.perf_counter() - begin
     setattr(module, name, outer)
-timed(backtests, "backtest", "load, play, count and judge")
-timed(backtests, "save_report", "write the report")
+timed(bots, "backtest_bots", "load, play, count and judge")
+timed(bots, "save_report", "write the report")
 timed(report, "_pictures", "  its pictures")
 timed(report, "_costs", "  its stress table")
 sys.argv = ["autotrader", *sys.argv[1:]]

@@ -291,7 +291,7 @@ def test_bench_a_bar_close_becomes_orders_in_a_few_commits_time(
 CHILD = """
 import sys, threading
 from pathlib import Path
-from autotrader.cli.backtest import choose, period
+from autotrader.desk.choice import choose, period
 from autotrader.config.settings import load
 from autotrader.core.clock import SystemClock
 from autotrader.runner.app import run

@@ -27,7 +27,7 @@ from visited import PASSWORD, Desk, filled, until  # noqa: E402  lies beside thi
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     from autotrader.dashboard.app import create_app  # takes seconds, and the API's tests do without
 
-    settings, store = filled(tmp_path_factory.mktemp("desk"))
+    settings, store, _ = filled(tmp_path_factory.mktemp("desk"))
     guard = create_app(settings, store, login=make_login("admin", PASSWORD), clock=SystemClock())
     server = uvicorn.Server(
         uvicorn.Config(guard, port=0, log_config=None, log_level="warning", timeout_graceful_shutdown=1)

@@ -23,9 +23,11 @@ from visited import BASIC, PASSWORD
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.api import add_api
-from autotrader.dashboard.auth import Guard, make_login
-from autotrader.dashboard.reads import Tally, Window
-from autotrader.store.control import answer, beat, take
+from autotrader.dashboard.auth import AccessGuard, make_login
+from autotrader.dashboard.view import DeskView
+from autotrader.status.liveness import RUNNER, holder_name
+from autotrader.status.performance import Tally
+from autotrader.store.control import answer, beat, take, take_lease
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, Heartbeat, PortfolioHistory, SystemEvent, Trade
 
@@ -113,8 +115,8 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     (folder / "logs").mkdir()
     (folder / "logs" / "runner.log").write_text("".join(f"line {i}\n" for i in range(50)))
     app = FastAPI()
-    add_api(app, Window(config, store, CLOCK, Tally(store)))
-    guard = Guard(app, login=make_login("admin", PASSWORD), allowed_ips=["127.0.0.1"], clock=CLOCK)
+    add_api(app, DeskView(config, store, CLOCK, Tally(store)))
+    guard = AccessGuard(app, login=make_login("admin", PASSWORD), allowed_ips=["127.0.0.1"], clock=CLOCK)
     here: dict[str, Any] = {"base_url": "http://127.0.0.1", "client": ("127.0.0.1", 1)}
     client = TestClient(guard, **here, headers={"authorization": BASIC}, raise_server_exceptions=False)
     yield Room(config, store, app, client)
@@ -126,6 +128,7 @@ def runner(room: Room) -> Iterator[Callable[[int], None]]:
     "Lets the runner be heard of so many seconds ago; afterwards it was never heard of."
 
     def heard(seconds: int = 0) -> None:
+        take_lease(room.store, RUNNER, holder=holder_name(), now_ms=CLOCK.now_ms(), ttl_ms=600_000)
         with room.store.begin() as connection:
             connection.execute(sa.delete(Heartbeat))
         now_ms = CLOCK.now_ms() - 1000 * seconds
@@ -429,7 +432,7 @@ def test_an_unexpected_failure_is_one_line_without_its_inside(room: Room) -> Non
 def test_without_its_database_the_api_says_so(room: Room, tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'gone.db'}", create=True)
     app = FastAPI()
-    add_api(app, Window(room.settings, store, CLOCK, Tally(store)))
+    add_api(app, DeskView(room.settings, store, CLOCK, Tally(store)))
     store.close()
     (tmp_path / "gone.db").unlink()
     (tmp_path / "gone.db").mkdir()

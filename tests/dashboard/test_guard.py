@@ -30,8 +30,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from autotrader.core.clock import SimulatedClock
-from autotrader.dashboard.auth import Guard, make_login
-from autotrader.dashboard.reads import commands_of
+from autotrader.dashboard.auth import AccessGuard, make_login
+from autotrader.status.events import commands_of
 
 COMMAND = Path(sys.executable).with_name("autotrader")
 LOGIN = make_login("admin", PASSWORD)
@@ -209,12 +209,12 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def guarded(*allowed_ips: str) -> tuple[Guard, SimulatedClock]:
+def guarded(*allowed_ips: str) -> tuple[AccessGuard, SimulatedClock]:
     clock = SimulatedClock()
-    return Guard(hello, login=LOGIN, allowed_ips=allowed_ips, clock=clock), clock
+    return AccessGuard(hello, login=LOGIN, allowed_ips=allowed_ips, clock=clock), clock
 
 
-def caller(guard: Guard, address: str) -> TestClient:
+def caller(guard: AccessGuard, address: str) -> TestClient:
     return TestClient(guard, base_url="http://127.0.0.1:8000", client=(address, 1))
 
 

@@ -13,9 +13,12 @@ import pytest
 from visited import PASSWORD, REPLAY, Desk, until
 
 from autotrader.core.clock import SystemClock
-from autotrader.dashboard import pages
-from autotrader.dashboard.pages import PAGES, Shell
-from autotrader.dashboard.reads import Tally, Window, bots_of, commands_of
+from autotrader.dashboard import view
+from autotrader.dashboard.shell import Shell
+from autotrader.dashboard.view import DeskView
+from autotrader.status.bots import bots_of
+from autotrader.status.events import commands_of
+from autotrader.status.performance import Tally
 
 WAIT_MS = 30_000
 LOOKS = {
@@ -117,7 +120,7 @@ def test_every_page_shows_its_rows_in_every_look(visit: Visit, request: pytest.F
     look = request.node.callspec.params["visit"]
     folder = Path(os.environ.get("AUTOTRADER_SCREENSHOTS", tmp_path))
     with visit.desk.runner(**REPLAY):
-        for name in PAGES:
+        for name in SIGNS:
             visit.go(name)
             for text in ROWS[name]:
                 visit.sees(text)
@@ -207,13 +210,13 @@ def test_addresses_name_the_page_and_a_page_that_is_closed_asks_no_more(
 
 def test_a_silent_runner_is_said_on_every_page_and_control_takes_no_click(visit: Visit) -> None:
     visit.desk.fall_silent(125)
-    for name in PAGES:
+    for name in SIGNS:
         visit.go(name)
         visit.sees("runner silent for 2 min")
         visit.sees("silent for")
     buttons = [visit.page.get_by_role("button", name=name, exact=True) for name in ("Stop", "Resume", "Flatten")]
     visit.sees("has been silent for")
-    assert visit.has("last seen trading") and visit.has("0 of 3 trading")  # nobody knows what they do now
+    assert visit.has("silent") and visit.has("0 of 3 trading")  # nobody knows what they do now
     for button in buttons:
         until(lambda button=button: button.count() == 4)
         assert all(button.nth(i).is_disabled() for i in range(4))
@@ -258,9 +261,9 @@ def test_many_visitors_ask_the_database_no_more_than_one(desk: Desk, monkeypatch
             asked.append(time.monotonic())
         return bots_of(*words)
 
-    monkeypatch.setattr(pages, "bots_of", noted)
-    window = Window(desk.settings, desk.store, SystemClock(), Tally(desk.store))
-    shells = [Shell(window) for _ in range(8)]
+    monkeypatch.setattr(view, "bots_of", noted)
+    shared = DeskView(desk.settings, desk.store, SystemClock(), Tally(desk.store))
+    shells = [Shell(shared) for _ in range(8)]
     for shell in shells:
         shell.show("overview")
     end = time.monotonic() + 3

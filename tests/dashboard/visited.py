@@ -15,12 +15,13 @@ import sqlalchemy as sa
 
 from autotrader.config.settings import Settings, parse, template
 from autotrader.core.clock import SystemClock
-from autotrader.dashboard.auth import Guard
+from autotrader.dashboard.auth import AccessGuard
 from autotrader.data.sample import eurusd
-from autotrader.runner.rehearsal import rehearse
+from autotrader.runner.rehearsal import Rehearsal, rehearse
 from autotrader.search.task import prepare
+from autotrader.status.liveness import RUNNER, holder_name
 from autotrader.store import candles, control
-from autotrader.store.control import beat
+from autotrader.store.control import beat, take_lease
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, Heartbeat, PortfolioHistory, SystemEvent, Trade
 
@@ -50,21 +51,30 @@ REPLAY = {  # what a runner says of itself that plays the sample again
 }
 
 
+def heard(settings: Settings, store: Store, **details: Any) -> None:
+    "A sign of life of a runner, which holds the lease, and of its bots."
+    now_ms = SystemClock().now_ms()
+    take_lease(store, RUNNER, holder=holder_name(), now_ms=now_ms, ttl_ms=3_600_000)
+    beat(store, RUNNER, now_ms=now_ms, epoch=EPOCH, details=details)
+    for bot in settings.sub_bots:
+        beat(store, f"{RUNNER}/{bot.id}", now_ms=now_ms, epoch=EPOCH, details={"state": "trading", "why": ""})
+
+
 @dataclass(frozen=True)
 class Desk:
     settings: Settings
     store: Store
-    guard: Guard
+    guard: AccessGuard
     url: str
 
     def beat(self, **details: Any) -> None:
-        "A sign of life of the runner."
-        beat(self.store, "runner", now_ms=SystemClock().now_ms(), epoch=EPOCH, details=details)
+        "A sign of life of the runner and of its bots."
+        heard(self.settings, self.store, **details)
 
     def fall_silent(self, seconds: int = 60) -> None:
         with self.store.begin() as connection:
             connection.execute(sa.delete(Heartbeat))
-        beat(self.store, "runner", now_ms=SystemClock().now_ms() - 1000 * seconds, epoch=EPOCH, details={})
+        beat(self.store, RUNNER, now_ms=SystemClock().now_ms() - 1000 * seconds, epoch=EPOCH, details={})
 
     @contextmanager
     def runner(self, **details: Any) -> Iterator[None]:
@@ -127,7 +137,7 @@ class Desk:
         return Decimal(row["total_balance_usdt"])
 
 
-def filled(folder: Path, *, bars: int = 1500) -> tuple[Settings, Store]:
+def filled(folder: Path, *, bars: int = 1500) -> tuple[Settings, Store, Rehearsal]:
     "A folder with a configuration, and a database with what three bots did in some hundred hours of the sample."
     (folder / "config.toml").write_text(template("sample"))
     settings = parse(template("sample"), path=folder / "config.toml", env=CANARIES)
@@ -135,10 +145,10 @@ def filled(folder: Path, *, bars: int = 1500) -> tuple[Settings, Store]:
     sample = eurusd()
     candles.save(store, sample)
     span = {"since_ms": int(sample.open_ms[0]), "until_ms": int(sample.open_ms[bars])}
-    rehearse([prepare(bot, store, settings.backtest, **span) for bot in settings.sub_bots], store)
+    rehearsal = rehearse([prepare(bot, store, settings.backtest, **span) for bot in settings.sub_bots], store)
     (folder / "logs").mkdir()
     (folder / "logs" / "runner.log").write_text("[2026-01-01T00:00:00.000Z] [INFO] [autotrader.runner] began\n")
-    return settings, store
+    return settings, store, rehearsal
 
 
 def until(holds: Callable[[], object], *, seconds: float = 30) -> None:

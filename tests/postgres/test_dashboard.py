@@ -12,8 +12,10 @@ from starlette.testclient import TestClient
 from autotrader.config.settings import parse, template
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.api import add_api
-from autotrader.dashboard.reads import Tally, Window
-from autotrader.store.control import beat
+from autotrader.dashboard.view import DeskView
+from autotrader.status.liveness import RUNNER, holder_name
+from autotrader.status.performance import Tally
+from autotrader.store.control import beat, take_lease
 from autotrader.store.database import Store
 from autotrader.store.tables import BotBalance, PortfolioHistory, Trade
 
@@ -54,7 +56,7 @@ def test_the_api_answers_from_either_database(store: Store, tmp_path: Path) -> N
     fill(store)
     settings = parse(template(), path=tmp_path / "config.toml", env={})
     app = FastAPI()
-    add_api(app, Window(settings, store, SystemClock(), Tally(store)))
+    add_api(app, DeskView(settings, store, SystemClock(), Tally(store)))
     client = TestClient(app)
 
     def get(path: str, **query: Any) -> Any:
@@ -77,6 +79,7 @@ def test_the_api_answers_from_either_database(store: Store, tmp_path: Path) -> N
     assert get("bots")[0]["balance"]["equity_usdt"] == "1071"
     assert get("performance")[0]["bot"] == "sub_bot_A"
     assert get("events") == [] and get("jobs") == [] and get("health")["status"] == "runner silent"
-    beat(store, "runner", now_ms=SystemClock().now_ms(), epoch=1, details={"mode": "live", "speed": None})
+    take_lease(store, RUNNER, holder=holder_name(), now_ms=SystemClock().now_ms(), ttl_ms=60_000)
+    beat(store, RUNNER, now_ms=SystemClock().now_ms(), epoch=1, details={"mode": "live", "speed": None})
     assert client.post("/api/control/stop").status_code == 202
     assert get("control/commands")[0]["command"] == "stop" and get("events", level="WARNING")

@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-import autotrader.cli.backtest
-import autotrader.cli.run  # noqa: F401  what the command imports late is loaded before the fork
+import autotrader.cli.run
+import autotrader.desk.choice  # noqa: F401  what the command imports late is loaded before the fork
 from autotrader.bots import writer
 from autotrader.bots.replay import fold
 from autotrader.cli.main import main

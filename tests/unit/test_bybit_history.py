@@ -15,12 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from autotrader.cli import quickstart
-from autotrader.cli.backtest import choose, period
 from autotrader.core.clock import SimulatedClock, parse_time
 from autotrader.core.errors import ConfigError, DataError, Rejected, Retryable
 from autotrader.data import bybit_history
 from autotrader.data.bybit_history import ask, connect, download
+from autotrader.desk import supply
+from autotrader.desk.choice import choose, period
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import load_funding, load_instrument, load_open_interest
@@ -323,24 +323,24 @@ def test_progress_goes_to_stderr(store: Store, bybit: Bybit, capsys: pytest.Capt
 
 
 def test_quickstart_takes_the_last_year_from_bybit_when_it_answers(bybit: Bybit, tmp_path: Path) -> None:
-    assert quickstart.unreachable(bybit.url) is None
-    settings, written = quickstart.configured(tmp_path / "config.toml", None, None)
+    assert supply.unreachable(bybit.url) is None
+    settings, written = supply.configured(tmp_path / "config.toml", None, None)
     [bot] = choose(settings, ["sub_bot_A"])
     assert (bot.venue, bot.symbol) == ("bybit", "BTCUSDT") and len(written) == 2
     clock = SimulatedClock(NOW)
     with open_store(settings.database_url, folder=settings.folder, create=True) as store:
-        found = quickstart.supply(store, [bot], None, None, clock=clock, progress=False, endpoint=bybit.url)
+        found = supply.supply(store, [bot], None, None, clock=clock, progress=False, endpoint=bybit.url)
         assert found.source == "bybit"
         assert found.brought == (
             f"bybit BTCUSDT 1h: {len(range(SINCE - 50 * HOUR, END, HOUR)):,} new bars to 2025-05-01T00:00:00Z",
         )
         assert period([bot], store) == (SINCE - 50 * HOUR, END)
-        again = quickstart.supply(store, [bot], None, "it is silent", clock=clock, progress=False, endpoint=bybit.url)
+        again = supply.supply(store, [bot], None, "it is silent", clock=clock, progress=False, endpoint=bybit.url)
         assert (again.source, again.why) == ("stored", "what is stored already: it is silent")
 
 
 def test_a_bybit_that_does_not_answer_is_said(bybit: Bybit) -> None:
     bybit.faults = {1: "403", 2: "cut off"}
-    assert quickstart.unreachable(bybit.url) == "Bybit's public API answers HTTP 403"
-    assert "cannot be reached (ConnectionError)" in str(quickstart.unreachable(bybit.url))
-    assert quickstart.unreachable() == "AUTOTRADER_OFFLINE is set"
+    assert supply.unreachable(bybit.url) == "Bybit's public API answers HTTP 403"
+    assert "cannot be reached (ConnectionError)" in str(supply.unreachable(bybit.url))
+    assert supply.unreachable() == "AUTOTRADER_OFFLINE is set"

@@ -24,7 +24,7 @@ from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock
-from autotrader.runner.lease import holder_name
+from autotrader.status.liveness import holder_name
 from autotrader.store.control import answer, beat, release, take, take_lease, waiting
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import SystemEvent
@@ -130,13 +130,6 @@ def test_the_replays_address_is_the_runners(settings: Settings) -> None:
     from autotrader.runner.app import replay_url
 
     assert options.database_of(settings, replay=True) == replay_url(settings)
-
-
-def test_the_same_silence_counts_as_silence_on_the_pages() -> None:
-    from autotrader.cli import status
-    from autotrader.dashboard import reads
-
-    assert status.SILENT_MS == reads.SILENT_MS
 
 
 def test_status_imports_neither_engine_nor_dashboard() -> None:

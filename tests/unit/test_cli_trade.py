@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from autotrader.cli import backtest
 from autotrader.cli.main import main
-from autotrader.cli.quickstart import or_sample
 from autotrader.config import logs
 from autotrader.config.settings import load
 from autotrader.data.sample import eurusd
+from autotrader.desk.supply import or_sample
 from autotrader.store.candles import save
 from autotrader.store.database import open_store
 
@@ -227,7 +226,7 @@ def test_a_rehearsal_that_breaks_off_leaves_the_one_before(desk: Path, monkeypat
     def breaks_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backtest, "perform", breaks_off)
+    monkeypatch.setattr("autotrader.desk.rehearse.perform", breaks_off)
     assert run(desk, "rehearse", *MONTH).code != 0
     assert (desk / "data" / "rehearsal.db").read_bytes() == before
     assert sorted(path.name for path in (desk / "data").iterdir()) == ["rehearsal.db", "sample.db"]

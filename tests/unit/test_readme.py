@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import autotrader as at
-from autotrader.cli.backtest import period
 from autotrader.config.settings import load
 from autotrader.desk.backtest import backtest_bot
+from autotrader.desk.choice import period
 from autotrader.store.database import open_store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from visited import filled, ms
+from visited import filled, heard, ms
 
 from autotrader.config.settings import Settings, parse, template
-from autotrader.core.clock import DAY_MS
-from autotrader.dashboard import reads
-from autotrader.dashboard.reads import Closings, Wanted
+from autotrader.core.clock import DAY_MS, SystemClock
+from autotrader.status import trades
+from autotrader.status.bots import bots_of
+from autotrader.status.events import commands_of, events_of
+from autotrader.status.performance import daily_equity, performance_of, trips_of
+from autotrader.status.portfolio import equity_of, portfolio_of
+from autotrader.status.trades import TradeFilter, trades_of
 from autotrader.store.database import Store, open_store
-from autotrader.store.tables import BotBalance, PortfolioHistory, SystemEvent, Trade
+from autotrader.store.tables import BotBalance, Order, PortfolioHistory, SystemEvent, Trade
 
 SINCE_MS, DAYS = ms(2024, 1, 1), 300
 MIDDLE = f"{(SINCE_MS + DAYS * DAY_MS // 2) * 1000}-7"
@@ -24,22 +28,28 @@ BOTS = [bot.id for bot in SETTINGS.sub_bots]
 MONEY = [column.name for column in BotBalance.__table__.columns if column.name not in ("bot", "ts_ms")]
 TOTALS = [column.name for column in PortfolioHistory.__table__.columns if column.name not in ("id", "timestamp")]
 QUESTIONS: dict[str, Callable[[Store], object]] = {
-    "bots": lambda store: reads.bots_of(store, SETTINGS),
-    "trades": lambda store: reads.trades_of(store, Wanted()),
-    "a deep page": lambda store: reads.trades_of(store, Wanted(), cursor=MIDDLE),
-    "trades of a bot": lambda store: reads.trades_of(store, Wanted(bot=BOTS[1])),
-    "trades of a side and time": lambda store: reads.trades_of(
-        store, Wanted(bot=BOTS[1], side="SELL", since_ms=SINCE_MS, until_ms=SINCE_MS + DAYS * DAY_MS // 2)
+    "bots": lambda store: bots_of(store, SETTINGS, SINCE_MS),
+    "trades": lambda store: trades_of(store, TradeFilter()),
+    "a deep page": lambda store: trades_of(store, TradeFilter(), cursor=MIDDLE),
+    "trades of a bot": lambda store: trades_of(store, TradeFilter(bot=BOTS[1])),
+    "trades of a side and time": lambda store: trades_of(
+        store, TradeFilter(bot=BOTS[1], side="SELL", since_ms=SINCE_MS, until_ms=SINCE_MS + DAYS * DAY_MS // 2)
     ),
-    "new trades": lambda store: reads.trades_after(store, Wanted(), MIDDLE),
-    "portfolio": lambda store: reads.portfolio_of(store),
-    "equity of all": lambda store: reads.equity_of(store, points=300),
-    "equity of a week": lambda store: reads.equity_of(store, points=300, days=7),
-    "equity of a bot": lambda store: reads.equity_of(store, bot=BOTS[0], points=2000),
-    "performance": lambda store: reads.performance_of(store, BOTS[0], Closings()),
-    "events": lambda store: reads.events_of(store, before_id=500),
-    "commands": lambda store: reads.commands_of(store),
+    "portfolio": lambda store: portfolio_of(store),
+    "equity of all": lambda store: equity_of(store, points=300),
+    "equity of a week": lambda store: equity_of(store, points=300, days=7),
+    "equity of a bot": lambda store: equity_of(store, bot=BOTS[0], points=2000),
+    "performance": lambda store: performance_of(store, BOTS[0], trips_of(store, BOTS[0], after=10**9)[0]),
+    "round trips that are new": lambda store: trips_of(store, BOTS[0], after=newest_trip(store) - 5),
+    "events": lambda store: events_of(store, before_id=500),
+    "commands": lambda store: commands_of(store),
 }
+
+
+def newest_trip(store: Store) -> int:
+    with store.read() as connection:
+        newest = sa.select(Order.trip).where(Order.bot == BOTS[0]).order_by(Order.trip.desc()).limit(1)
+        return int(connection.execute(newest).scalar_one())
 
 
 def stored(folder: Path, *, rows: int) -> Store:
@@ -59,9 +69,26 @@ def stored(folder: Path, *, rows: int) -> Store:
         }
         for i, time in enumerate(times)
     ]
+    orders = [
+        {
+            "link_id": f"o{i}",
+            "bot": BOTS[i % 3],
+            "symbol": "BTCUSDT",
+            "trip": i // 6,
+            "purpose": ("ENTRY", "EXIT")[i // 3 % 2],
+            "side": ("BUY", "SELL")[i // 3 % 2],
+            "qty": Decimal(1),
+            "kind": "MARKET",
+            "status": "FILLED",
+            "is_reduce_only": False,
+            **dict.fromkeys(("key", "seq", "created_ms", "updated_ms"), stamp),
+        }
+        for i, stamp in enumerate(stamps)
+    ]
     events = [{"timestamp": time, "level": "INFO", "event_type": "TEST", "message": "a test"} for time in times]
     with store.begin() as connection:
         connection.execute(sa.insert(Trade), trades)
+        connection.execute(sa.insert(Order), orders)
         connection.execute(
             sa.insert(BotBalance),
             [
@@ -89,7 +116,8 @@ def short_and_long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[St
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Store]]:
     "A desk that no other test changes."
-    settings, store = filled(tmp_path_factory.mktemp("rehearsed"), bars=600)
+    settings, store, _ = filled(tmp_path_factory.mktemp("rehearsed"), bars=600)
+    heard(settings, store)
     yield settings, store
     store.close()
 
@@ -118,36 +146,38 @@ def steps_of(store: Store, question: Callable[[Store], object]) -> int:
 def test_ten_times_the_history_costs_no_more(
     short_and_long: list[Store], question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "COUNTED", 300)
+    monkeypatch.setattr(trades, "COUNTED", 300)
     short, long = (steps_of(store, QUESTIONS[question]) for store in short_and_long)
     assert long <= 1.2 * short + 3, (short, long)
-    walk = steps_of(short_and_long[1], reads.count_closings)
+    walk = steps_of(short_and_long[1], lambda store: trips_of(store, BOTS[0]))
     assert walk > 1_000  # the measure sees one that does walk through everything
 
 
 def test_a_curve_keeps_its_ends_and_has_as_many_points_as_were_asked_for(rehearsed: tuple[Settings, Store]) -> None:
     _, store = rehearsed
-    whole = reads.equity_of(store, bot="sub_bot_A", points=5000)
-    thin = reads.equity_of(store, bot="sub_bot_A", points=50)
+    whole = equity_of(store, bot="sub_bot_A", points=5000)
+    thin = equity_of(store, bot="sub_bot_A", points=50)
     assert len(thin) <= 50 < len(whole)
     assert thin[-1] == whole[-1] and set(thin) <= set(whole)
     assert [ms for ms, _ in thin] == sorted({ms for ms, _ in thin})
-    week = reads.equity_of(store, bot="sub_bot_A", points=5000, days=7)
+    week = equity_of(store, bot="sub_bot_A", points=5000, days=7)
     assert week == [point for point in whole if point[0] > whole[-1][0] - 7 * DAY_MS]
 
 
 def test_daily_equity_is_the_last_balance_of_each_day(rehearsed: tuple[Settings, Store]) -> None:
-    _, store = rehearsed
-    whole = reads.equity_of(store, bot="sub_bot_C", points=5000)
-    ends = {-(-ms // DAY_MS): value for ms, value in whole}  # midnight belongs to the day it ends
-    daily = reads._daily(store, "sub_bot_C")
-    assert [value for _, value in daily[1:]] == list(ends.values())
-    assert daily[0] == whole[0] and daily[-1][0] == whole[-1][0]
+    settings, store = rehearsed
+    whole = equity_of(store, bot="sub_bot_C", points=5000)
+    ends = {
+        (ms - 1) // DAY_MS * DAY_MS: round(value * 1e8) for ms, value in whole
+    }  # midnight belongs to the day it ends
+    daily = daily_equity(store, "sub_bot_C")
+    assert daily is not None and dict(zip(daily.day_ms.tolist(), daily.equity_e8.tolist(), strict=True)) == ends
+    assert (daily.since_ms, daily.start_e8) == (whole[0][0], round(settings.sub_bots[2].initial_capital_usdt * 10**8))
 
 
 def test_a_position_is_told_in_prices_and_coins(rehearsed: tuple[Settings, Store]) -> None:
     settings, store = rehearsed
-    rows = [row for row in reads.bots_of(store, settings) if row.holding]
+    rows = [row for row in bots_of(store, settings, SystemClock().now_ms()) if row.holding]
     assert rows
     for row in rows:
         assert row.status == "trading" and row.balance and row.holding and row.last_trade
