@@ -15,7 +15,7 @@ import numpy as np
 from ..core.errors import StoreError
 from ..engine.events import INTENT, MAX_INTENTS, EventKind
 from ..engine.policy import step
-from ..engine.simulate import FILL, Ints
+from ..engine.simulate import FILL, STOP, Ints
 
 # %% ../../nbs/75_bots/15_replay.ipynb #a3c209f0
 def fill_of(
@@ -80,6 +80,7 @@ class Folded:
     seqs: Ints  # (k,) event of each intent
     intents: np.ndarray  # (k,) INTENT
     fills: np.ndarray  # (f,) FILL
+    stops: np.ndarray  # (s,) STOP: each place where a stop was set
 
 
 def joined(records: Sequence[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
@@ -96,10 +97,14 @@ def fold(
     seqs: list[int] = []
     intents: list[np.ndarray] = []
     fills: list[np.ndarray] = []
+    stops: list[tuple[int, int, int]] = []
     last = state
     for change in changes(state, events, params):
-        last, fill = change.after, change.fill
-        seqs += [int(change.event["seq"][0])] * len(change.intents)
+        event, before, fill = change.event[0], change.before, change.fill
+        last = change.after
+        if event["kind"] == EventKind.PROTECTED and event["stop"] != before["have_stop"][0]:
+            stops.append((int(event["ts_ms"]), int(before["trip"][0]), int(event["stop"])))
+        seqs += [int(event["seq"])] * len(change.intents)
         intents += [change.intents] if len(change.intents) else []
         fills += [] if fill is None else [fill]
     return Folded(
@@ -107,4 +112,5 @@ def fold(
         seqs=np.array(seqs, np.int64),
         intents=joined(intents, INTENT),
         fills=joined(fills, FILL),
+        stops=np.array(stops, STOP),
     )

@@ -197,6 +197,7 @@ def _review(store: Store, bot: RehearsedBot) -> BotRehearsal:
     peak = np.maximum.accumulate(np.r_[bot.part.wallet_e8, bot.equity_e8])[1:]
     run = Run(
         fills=folded.fills,
+        stops=folded.stops,
         equity_e8=bot.equity_e8,
         day_ms=day_ms,
         day_equity_e8=day_equity_e8,
