@@ -19,7 +19,8 @@ import numpy as np
 
 from ..core.clock import Clock, SimulatedClock
 from ..core.errors import ConfigError, OutcomeUnknown, Rejected, Retryable
-from ..core.ports import Bar, OrderRequest, OrderUpdate, Snapshot, Update
+from ..core.market import Instrument
+from ..core.ports import Bar, MarketSide, OrderRequest, OrderUpdate, Snapshot, Update
 from ..engine.events import OrderKind
 from . import account as desk
 from .account import Account
@@ -48,7 +49,7 @@ class Post:
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #da14fa01
 class PaperPort:
-    "An account that answers at once, as a bot sees it; implements `Exchange`."
+    "An account that answers at once, as a bot sees it: the calls of a `Venue`."
 
     def __init__(self, account: Account, *, clock: Clock) -> None:
         self.account = account
@@ -84,7 +85,23 @@ class PaperPort:
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #2f7f8e1b
 class PaperExchange(PaperPort):
-    "A paper exchange with the feed's side, which can be saved in the middle of a bar and taken up again."
+    "A paper account with its market side, which can be saved in the middle of a bar and taken up again; implements `Venue`."
+
+    @property
+    def market(self) -> MarketSide:
+        return self
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        return {}
+
+    def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
+        book = self.account.book(instrument.symbol)
+        book.costs[:], book.instrument = costs, instrument
+
+    def is_playing(self, symbol: str, bar: Bar) -> bool:
+        record = self.account.book(symbol).venue[0]
+        return bool(record["open_ms"] == bar.open_ms and record["close_ms"] == bar.close_ms)
 
     def open_bar(self, symbol: str, bar: Bar) -> None:
         "Begin a bar; raises `Rejected` for a symbol that is not listed."
@@ -102,6 +119,13 @@ class PaperExchange(PaperPort):
     def fund(self, symbol: str, *, mark: int, rate: float, ts_ms: int) -> None:
         "Charge or pay funding at its stamp."
         self._post.waiting += desk.fund(self.account, symbol, mark=mark, rate=rate, ts_ms=ts_ms)
+
+    def settle(self) -> bool:
+        return False  # nothing is ever on its way
+
+    def audit(self, symbol: str) -> np.ndarray:
+        desk.audit(self.account, ts_ms=self.now_ms())
+        return self.account.book(symbol).venue
 
     def save(self, symbol: str) -> dict[str, Any]:  # the columns number, record and details of `PaperBook`
         "The symbol's book as it stands now, with all reports that are not settled."
@@ -175,7 +199,7 @@ class FaultyLink:
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #a4c464b4
 class RoughPort:
-    "A paper exchange behind a bad line, as a bot sees it; implements `Exchange`."
+    "A paper exchange behind a bad line, as a bot sees it: the calls of a `Venue`."
 
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
         self.inner, self.roughness = inner, roughness
@@ -236,7 +260,7 @@ class RoughPort:
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #b944ed99
 class RoughExchange(RoughPort):
-    "A paper exchange behind a bad line, with the feed's side. The same seed gives the same day."
+    "A paper account behind a bad line, with its market side; implements `Venue`. The same seed gives the same day."
 
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
         super().__init__(inner, rng=rng, roughness=roughness)
@@ -246,6 +270,27 @@ class RoughExchange(RoughPort):
         self._rng = rng
         self._close_ms = 0
         self._slippage: dict[str, float] = {}  # of a smooth day, by symbol
+
+    @property
+    def market(self) -> MarketSide:
+        return self
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        return dict(self.line.incidents)
+
+    def save(self, symbol: str) -> None:
+        "Nothing: a rehearsal that dies begins anew."
+
+    def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
+        self.inner.change_rules(instrument, costs)
+        self._slippage.pop(instrument.symbol, None)
+
+    def is_playing(self, symbol: str, bar: Bar) -> bool:
+        return self.inner.is_playing(symbol, bar)
+
+    def audit(self, symbol: str) -> np.ndarray:
+        return self.inner.audit(symbol)
 
     def open_bar(self, symbol: str, bar: Bar) -> None:
         book = self.inner.account.book(symbol)

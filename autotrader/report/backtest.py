@@ -23,19 +23,7 @@ from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
 from ..plots.trades import bars_of as bars_of_tape
 from ..plots.trades import trades_svg
-from autotrader.report.html import (
-    bullets,
-    facts,
-    figure,
-    minutes_of,
-    number,
-    opening,
-    prose,
-    shown,
-    table,
-    tiles,
-    toned,
-)
+from .html import bullets, facts, figure, minutes_of, opening, prose, shown, table, tiles, toned
 from .html import page as whole_page
 from autotrader.results.result import (
     Result,
@@ -51,7 +39,7 @@ from autotrader.results.result import (
     trades_of,
     worth_until,
 )
-from ..results.summary import luck_said, notes_of, verdict
+from ..results.summary import luck_said, notes_of, number, verdict
 
 # %% ../../nbs/63_report/30_backtest.ipynb #65f71085
 def _stamp(when: Any) -> str:
@@ -95,7 +83,7 @@ def _trips_drawn(result: Result) -> str:
     part, coin = result.part, coin_of(result.part.instrument.symbol)
     tick, title = float(part.instrument.rules.tick_size), f"Round trips on {part.instrument.symbol}"
     bars = bars_of_tape(part.tape, tick=tick)
-    return trades_svg(bars, round_trips(result.run), tick=tick, title=title, unit=coin)
+    return trades_svg(bars, round_trips(result.run), stops=result.run.stops, tick=tick, title=title, unit=coin)
 
 
 def _pictures(result: Result) -> str:
@@ -134,7 +122,8 @@ def _closer(result: Result) -> list[str]:
     bars = bars_of_tape(tape._replace(**columns), tick=tick)
     inside = (trips["opened_ms"] >= bars.open_ms[0]) & (trips["closed_ms"] <= bars.open_ms[-1])
     title = f"The worst round trip from close by, {minutes_of(iso(int(worst['opened_ms'])))}"
-    return [trades_svg(bars, trips[inside], tick=tick, title=title, unit=coin_of(part.instrument.symbol))]
+    stops, coin = result.run.stops, coin_of(part.instrument.symbol)
+    return [trades_svg(bars, trips[inside], stops=stops, tick=tick, title=title, unit=coin)]
 
 
 def _spreads(result: Result) -> str:
@@ -296,7 +285,8 @@ def _noted_said(notes: Mapping[str, int]) -> list[str]:
     causes = [f"{_many(notes[name], 'time')} after {why}" for name, why in _PAUSES.items() if name in notes]
     told = [f"The bot paused itself {', '.join(causes)}."] if causes else []
     kept = [text.format(_many(notes[name], "signal")) for name, text in _NOTES.items() if name in notes]
-    return told + ([f"{'; '.join(kept)}."] if kept else [])
+    moved = [f"Its stops were moved {_many(notes['STOP_MOVED'], 'time')}."] if "STOP_MOVED" in notes else []
+    return told + moved + ([f"{'; '.join(kept)}."] if kept else [])
 
 
 def doubts(result: Result) -> list[str]:
@@ -490,9 +480,14 @@ def _remarks(result: Result) -> list[str]:
     return [*notes_of(result.part), f"the bot noted: {noted or 'nothing'}"]
 
 
-def display(result: Result) -> str:
+def display(
+    result: Result,
+    *,
+    told: Sequence[str] | None = None,  # its verdict; None: a backtest's
+) -> str:
     "HTML of a result for a notebook; every text escaped."
-    told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
+    if told is None:
+        told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
     statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
     picture = result_svg(result) if len(result.run.equity_e8) else ""
     months = months_svg(list(result.months.index), result.months.to_numpy()[:, :12], title="Months")
