@@ -8,7 +8,7 @@ __all__ = ['ReplayPlan', 'replay_file', 'script_of', 'Pace', 'play_one', 'Replay
 # %% ../../nbs/90_runner/40_replay.ipynb #e43396b5
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,24 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from ..bots.cycle import hear_close, hear_signal, live_through, turn_over
+from ..bots.recording import Recorded, ReplayFeed, change_rules, closed_bar, in_step, own_bar
+from ..bots.session import Phase, Session, note_balances
 from ..bots.subbot import learn
 from ..config.settings import Settings
 from ..core.clock import SimulatedClock
 from ..core.errors import ConfigError
 from .schedule import ScheduledTask
-from autotrader.runner.stage import (
-    Actor,
-    ReplayFeed,
-    Stage,
-    change_rules,
-    count,
-    in_step,
-    live_through,
-    snapshot,
-    speak,
-    turn_over,
-)
-from .supervisor import Seat, Supervisor, attempt, stored_book, take_seat
+from .supervisor import Supervisor, attempt, open_session, stored_book
 from ..store.layouts import plainest
 from ..strategy.setup import Part
 
@@ -93,13 +84,21 @@ def _clock(part: Part, played: int) -> SimulatedClock:
     opens = part.tape.open_ms
     return SimulatedClock(int(opens[played - 1]) + part.tape.bar_ms if played else int(opens[0]))
 
+# %% ../../nbs/90_runner/40_replay.ipynb #72a77c4b
+def _cast(supervisor: Supervisor, part: Part) -> Recorded:
+    "Put a bot where it was, under the rules of then; raises `ConfigError` on another script than that of the database."
+    script, cast = script_of(part), []
+    where = _place(supervisor, part, script)
+    phase, feed = Phase(where["stage"]), ReplayFeed(part.tape)
+    feed.at = where["at"]
+    clock = _clock(part, feed.at + (phase is not Phase.PLAY))
+    rules = part.eras[where["eras"] - 1] if where["eras"] else part
 
-def _seat(
-    supervisor: Supervisor, part: Part, clock: SimulatedClock, *, eras: int, cursor: Callable[[], dict[str, Any]]
-) -> Seat:
-    "Seat a bot under the rules after so many of its eras have begun; it learns what later ones will ask for."
-    rules = part.eras[eras - 1] if eras else part
-    seat = take_seat(
+    def begin(session: Session) -> None:
+        session.phase, session.mark = phase, where["mark"]
+        cast.append(Recorded(part=part, session=session, feed=feed, eras=where["eras"]))
+
+    session = open_session(
         supervisor,
         part.bot,
         instrument=rules.instrument,
@@ -107,50 +106,26 @@ def _seat(
         costs=rules.costs,
         wallet_e8=part.wallet_e8,
         clock=clock,
-        cursor=cursor,
+        turn_clock=clock.advance_to,
+        cursor=lambda _: _place_of(cast[0], script),
+        begin=begin,
     )
-    for era in part.eras:
-        if int(era.params["id"][0]) not in seat.bot.params:
-            learn(seat.bot, era.params)
-    return seat
-
-# %% ../../nbs/90_runner/40_replay.ipynb #72a77c4b
-def _cast(supervisor: Supervisor, part: Part) -> tuple[Actor, Seat]:
-    "Seat a bot and put it where it was; raises `ConfigError` on another script than that of the database."
-    script = script_of(part)
-    cursor = _place(supervisor, part, script)
-    stage, feed = Stage(cursor["stage"]), ReplayFeed(part.tape)
-    feed.at = cursor["at"]
-    clock = _clock(part, feed.at + (stage is not Stage.PLAY))
-    cast: list[Actor] = []
-    seat = _seat(
-        supervisor, part, clock, eras=cursor["eras"], cursor=lambda: _place_of(cast[0], script) if cast else cursor
-    )
-    actor = Actor(
-        part=part,
-        bot=seat.bot,
-        exchange=seat.paper,
-        clock=clock,
-        feed=feed,
-        equity_e8=np.zeros(len(part.tape.open_ms), np.int64),
-        stage=stage,
-        mark=cursor["mark"],
-        eras=cursor["eras"],
-    )
-    cast.append(actor)
-    seat.mark = actor.mark
-    return actor, seat
+    for era in part.eras:  # what later ones will ask for
+        if int(era.params["id"][0]) not in session.bot.params:
+            learn(session.bot, era.params)
+    return cast[0]
 
 
 def _span(part: Part) -> tuple[int, int]:
     return int(part.tape.open_ms[0]), int(part.tape.open_ms[-1]) + part.tape.bar_ms
 
 
-def _place_of(actor: Actor, script: str) -> dict[str, Any]:
-    "Where an actor is, as it is stored."
-    since_ms, until_ms = _span(actor.part)
-    where = {"at": actor.feed.at, "bars": len(actor.part.tape.open_ms), "stage": int(actor.stage), "mark": actor.mark}
-    return {**where, "eras": actor.eras, "script": script, "since_ms": since_ms, "until_ms": until_ms}
+def _place_of(recorded: Recorded, script: str) -> dict[str, Any]:
+    "Where a bot is, as it is stored."
+    part, session, at = recorded.part, recorded.session, recorded.feed.at
+    since_ms, until_ms = _span(part)
+    where = {"at": at, "bars": len(part.tape.open_ms), "stage": int(session.phase), "mark": session.mark}
+    return {**where, "eras": recorded.eras, "script": script, "since_ms": since_ms, "until_ms": until_ms}
 
 # %% ../../nbs/90_runner/40_replay.ipynb #db9118d1
 _LATE_S = 1.0  # further behind than this, the replay's time waits
@@ -174,26 +149,28 @@ class Pace:
         return ahead_s
 
 
-def _begin_ms(actors: Sequence[Actor]) -> int:
+def _begin_ms(recorded: Sequence[Recorded]) -> int:
     "Where replay time stands: the open of the bar that closes next, or the end."
-    closes = [(ms, a.part.tape.bar_ms) for a in actors if (ms := a.feed.next_close_ms) is not None]
-    return min((ms - bar_ms for ms, bar_ms in closes), default=max(_span(a.part)[1] for a in actors))
+    closes = [(ms, r.part.tape.bar_ms) for r in recorded if (ms := r.feed.next_close_ms) is not None]
+    return min((ms - bar_ms for ms, bar_ms in closes), default=max(_span(r.part)[1] for r in recorded))
 
 
-def play_one(supervisor: Supervisor, actor: Actor, seat: Seat) -> bool:
-    "Let a bot live through its bar; returns whether one of its own timeframe ended. What is left of the bar after a failure is lost to it."
-    at, own = actor.feed.at, actor.part.tape.bot_bar
-    if attempt(supervisor, seat, partial(change_rules, actor)) and attempt(
-        supervisor, seat, partial(live_through, actor)
-    ):
-        attempt(supervisor, seat, partial(speak, actor), is_vital=False)
-        attempt(supervisor, seat, partial(count, actor))
-    seat.mark = actor.mark
-    if not seat.is_out:
-        turn_over(actor)
-    b = int(own[at]) if len(own) else at
+def play_one(supervisor: Supervisor, recorded: Recorded) -> bool:
+    "Let a bot live through its bar; returns whether one of its own timeframe ended."
+    session, bar, b = recorded.session, recorded.feed.peek(), own_bar(recorded)
+    assert bar is not None  # it is due
+    is_well = attempt(supervisor, session, partial(change_rules, recorded)) and attempt(
+        supervisor, session, partial(live_through, session, bar)
+    )
+    if is_well and b >= 0:
+        closed = closed_bar(recorded)
+        if attempt(supervisor, session, partial(hear_close, session, closed)):
+            attempt(supervisor, session, partial(hear_signal, session, closed), is_vital=False)
+    if not session.is_out:
+        turn_over(session)
+        recorded.feed.at += 1
     if b >= 0:
-        seat.bar_ms = int(actor.part.bar_open_ms[b])
+        session.bar_ms = int(recorded.part.bar_open_ms[b])
     return b >= 0
 
 # %% ../../nbs/90_runner/40_replay.ipynb #602a62a2
@@ -215,20 +192,18 @@ class Replay:
     ) -> None:
         self.supervisor = supervisor
         self.speed: float | None = speed
-        cast = [_cast(supervisor, part) for part in parts]
-        self.actors = [actor for actor, _ in cast]
-        self.seats = {actor.part.bot: seat for actor, seat in cast}
+        self.recorded = [_cast(supervisor, part) for part in parts]
         self.since_ms: int | None = min(_span(part)[0] for part in parts)
         self.until_ms: int | None = max(_span(part)[1] for part in parts)
-        self.time_ms = _begin_ms(self.actors)
+        self.time_ms = _begin_ms(self.recorded)
         self._pace = Pace(speed, self.time_ms)
 
     @property
     def is_over(self) -> bool:
-        return not self._playing() and not all(seat.is_out for seat in self.seats.values())
+        return not self._playing() and not all(r.session.is_out for r in self.recorded)
 
-    def _playing(self) -> list[Actor]:
-        return [a for a in self.actors if a.feed.next_close_ms is not None and not self.seats[a.part.bot].is_out]
+    def _playing(self) -> list[Recorded]:
+        return [r for r in self.recorded if r.feed.next_close_ms is not None and not r.session.is_out]
 
     def advance(self, wait_s: float) -> None:
         "Play what is due, for a while; wait when nothing is, at most so long."
@@ -239,16 +214,16 @@ class Replay:
                 time.sleep(min(ahead_s, wait_s))
                 return
             self._moment(now_ms, due)
-            if time.monotonic() > deadline or any(self.seats[a.part.bot].is_out for a in due):
+            if time.monotonic() > deadline or any(r.session.is_out for r in due):
                 return
         time.sleep(wait_s)
 
-    def _moment(self, now_ms: int, due: Sequence[Actor]) -> None:
+    def _moment(self, now_ms: int, due: Sequence[Recorded]) -> None:
         "Play all bars that close together, in one transaction."
-        ended = [play_one(self.supervisor, actor, self.seats[actor.part.bot]) for actor in due]
+        ended = [play_one(self.supervisor, recorded) for recorded in due]
         self.time_ms = now_ms
         if any(ended):
-            snapshot(self.supervisor.writer, [(a.bot, a.mark) for a in self.actors], now_ms)
+            note_balances(self.supervisor.writer, [r.session for r in self.recorded], now_ms)
         self.supervisor.writer.commit()
 
     def tasks(self) -> list[ScheduledTask]:

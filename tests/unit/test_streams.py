@@ -445,10 +445,12 @@ def hear(venue: Venue, store: Store) -> Iterator[Callable[..., Listener]]:
         listener.feed.stop()
 
 
-def played(venue: Venue, *timeframes: str, since_ms: int | None = None) -> dict[tuple[str, str], int]:
+def played(venue: Venue, *timeframes: str, since_ms: int | None = None) -> dict[tuple[str, str, str], int]:
     "A start that misses nothing from `since_ms` on."
     at_ms = venue.now_ms if since_ms is None else since_ms
-    return {(symbol, timeframe): at_ms for symbol in ("BTCUSDT", "ETHUSDT") for timeframe in ("1m", *timeframes)}
+    return {
+        ("bybit", symbol, timeframe): at_ms for symbol in ("BTCUSDT", "ETHUSDT") for timeframe in ("1m", *timeframes)
+    }
 
 
 def test_a_market_is_heard_whole_and_in_order(hear: Callable[..., Listener], venue: Venue) -> None:
@@ -565,13 +567,13 @@ def test_the_scheduler_can_have_a_late_bar_asked_for(hear: Callable[..., Listene
     ear.move(START + 5 * MINUTE + 4_000)
     ear.until(lambda: isinstance(ear.news[-1], Closed), "the fourth minute")
     assert ear.feed.get(1) is None, "nobody asked"
-    ear.feed.ask_now("BTCUSDT", "5m")
+    ear.feed.ask_now("bybit", "BTCUSDT", "5m")
     ear.until(lambda: any(isinstance(news, Closed) and news.timeframe == "5m" for news in ear.news), "the bar")
     ear.check(START, START + 5 * MINUTE)
     asked = len(venue.asked)
-    ear.feed.ask_now("BTCUSDT", "5m")
-    ear.feed.ask_now("BTCUSDT", "7h")
-    ear.feed.ask_now("DOGEUSDT", "5m")
+    ear.feed.ask_now("bybit", "BTCUSDT", "5m")
+    ear.feed.ask_now("bybit", "BTCUSDT", "7h")
+    ear.feed.ask_now("bybit", "DOGEUSDT", "5m")
     assert ear.feed.get(0.5) is None and len(venue.asked) == asked, "there is nothing to ask for"
 
 
@@ -754,7 +756,7 @@ def test_a_rate_heard_long_before_its_stamp_is_asked_for() -> None:
     dues = streams.Dues(paid_ms=EIGHT)
     streams.hear_ticker(dues, BTC, {"fundingRate": "0.0001", "nextFundingTime": str(stamp)}, stamp - 59_000)
     streams.pass_stamp(dues, "BTCUSDT", stamp)
-    assert (dues.ready, dues.missing_ms) == ([Funding(symbol="BTCUSDT", ts_ms=stamp, rate=0.0001)], 0)
+    assert (dues.ready, dues.missing_ms) == ([Funding(venue="bybit", symbol="BTCUSDT", ts_ms=stamp, rate=0.0001)], 0)
     streams.hear_ticker(dues, BTC, {"fundingRate": "0.5", "nextFundingTime": str(stamp)}, stamp + 10)  # an old word
     streams.pass_stamp(dues, "BTCUSDT", stamp + EIGHT - 1)
     assert len(dues.ready) == 1 and dues.missing_ms == 0
@@ -842,7 +844,7 @@ def test_our_clock_may_run_ahead_and_a_running_bar_is_still_not_closed(
     ear.until_up()
     ear.play(START + 4 * MINUTE)
     ear.move(START + 5 * MINUTE - 700)  # our clock says the bar is over
-    ear.feed.ask_now("BTCUSDT", "5m")
+    ear.feed.ask_now("bybit", "BTCUSDT", "5m")
     asked = len(venue.asked)
     ear.until(lambda: len(venue.asked) > asked + 2, "the questions")
     ear.play(START + 6 * MINUTE)
@@ -1263,7 +1265,7 @@ def test_the_parts_of_a_minute_are_the_minute(cuts: set[int], joins: int) -> Non
     check_slices("BTCUSDT", [*parts, last], START, START + MINUTE)
     outbox, shown = streams.Outbox(), []
     for part in [*parts, last]:
-        outbox.put(Slice(symbol="BTCUSDT", bar=part))
+        outbox.put(Slice(venue="bybit", symbol="BTCUSDT", bar=part))
         if part.close_ms - START > joins and (found := outbox.get(0)):
             assert isinstance(found, Slice)
             shown.append(found.bar)
