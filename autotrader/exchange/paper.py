@@ -258,8 +258,25 @@ class RoughPort:
                     self._arrived.append(update)
         self.inner.settled()  # they are on the line now, which is not saved
 
+# %% ../../nbs/65_exchange/20_paper.ipynb #a11f0e55
+class _RoughAccount(RoughPort):
+    "What a bad line leaves alone."
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        return dict(self.line.incidents)
+
+    def save(self, symbol: str) -> None:
+        "Nothing: a rehearsal that dies begins anew."
+
+    def is_playing(self, symbol: str, bar: Bar) -> bool:
+        return self.inner.is_playing(symbol, bar)
+
+    def audit(self, symbol: str) -> np.ndarray:
+        return self.inner.audit(symbol)
+
 # %% ../../nbs/65_exchange/20_paper.ipynb #b944ed99
-class RoughExchange(RoughPort):
+class RoughExchange(_RoughAccount):
     "A paper account behind a bad line, with its market side; implements `Venue`. The same seed gives the same day."
 
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
@@ -275,22 +292,9 @@ class RoughExchange(RoughPort):
     def market(self) -> MarketSide:
         return self
 
-    @property
-    def incidents(self) -> Mapping[str, int]:
-        return dict(self.line.incidents)
-
-    def save(self, symbol: str) -> None:
-        "Nothing: a rehearsal that dies begins anew."
-
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         self.inner.change_rules(instrument, costs)
         self._slippage.pop(instrument.symbol, None)
-
-    def is_playing(self, symbol: str, bar: Bar) -> bool:
-        return self.inner.is_playing(symbol, bar)
-
-    def audit(self, symbol: str) -> np.ndarray:
-        return self.inner.audit(symbol)
 
     def open_bar(self, symbol: str, bar: Bar) -> None:
         book = self.inner.account.book(symbol)
@@ -298,7 +302,7 @@ class RoughExchange(RoughPort):
         book.costs["slippage"] = smooth + self._rng.exponential(self.roughness.slip_bps) / 1e4
         self.inner.open_bar(symbol, bar)
         self._close_ms = bar.close_ms
-        self._disturb(symbol)
+        _disturb(self, symbol)
 
     def play(self, symbol: str) -> bool:
         "Let the next thing arrive or the next instant happen, whichever is first; False when the bar is over."
@@ -327,15 +331,16 @@ class RoughExchange(RoughPort):
         self.line.arrive(self.clock)
         return True
 
-    def _disturb(self, symbol: str) -> None:
-        "What this bar has in store: little room, resting orders that the venue drops."
-        book = self.inner.account.book(symbol)
-        venue = book.venue[0]
-        resting = [order for order in venue["resting"] if order["key"]]
-        wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
-        if wanted and self.line.happens("partial", self.roughness.partial):
-            venue["room"] = min(int(venue["room"]), int(self.line.share() * wanted))
-        for order in resting:
-            if order["kind"] == OrderKind.LIMIT and self.line.happens("cancelled", self.roughness.cancelled):
-                self.inner.cancel(symbol, book.orders[int(order["key"])].link_id)
-        self._report()
+# %% ../../nbs/65_exchange/20_paper.ipynb #d157a4b0
+def _disturb(rough: RoughExchange, symbol: str) -> None:
+    "What this bar has in store: little room, resting orders that the venue drops."
+    book = rough.inner.account.book(symbol)
+    venue = book.venue[0]
+    resting = [order for order in venue["resting"] if order["key"]]
+    wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
+    if wanted and rough.line.happens("partial", rough.roughness.partial):
+        venue["room"] = min(int(venue["room"]), int(rough.line.share() * wanted))
+    for order in resting:
+        if order["kind"] == OrderKind.LIMIT and rough.line.happens("cancelled", rough.roughness.cancelled):
+            rough.inner.cancel(symbol, book.orders[int(order["key"])].link_id)
+    rough._report()
