@@ -23,6 +23,7 @@ _ROOMS = {
     "load": "desk.backtest",
     "own": "strategy.templates",
     "register": "features.columns",
+    "rehearse": "desk.rehearse",
     "sweep": "desk.sweep",
     "vary": "strategy.templates",
     "walkforward": "desk.walkforward",

@@ -54,6 +54,14 @@ class Change:
     def fill(self) -> np.ndarray | None:
         return fill_of(self.event, self.before, self.after)
 
+    @property
+    def stop(self) -> tuple[int, int, int] | None:
+        "Stamp, trip and ticks of a stop that the venue has set anew."
+        event, before = self.event[0], self.before[0]
+        if event["kind"] != EventKind.PROTECTED or event["stop"] == before["have_stop"]:
+            return None
+        return int(event["ts_ms"]), int(before["trip"]), int(event["stop"])
+
 
 def changes(
     state: np.ndarray,  # (1,) STATE to start from; left as it is
@@ -100,13 +108,11 @@ def fold(
     stops: list[tuple[int, int, int]] = []
     last = state
     for change in changes(state, events, params):
-        event, before, fill = change.event[0], change.before, change.fill
-        last = change.after
-        if event["kind"] == EventKind.PROTECTED and event["stop"] != before["have_stop"][0]:
-            stops.append((int(event["ts_ms"]), int(before["trip"][0]), int(event["stop"])))
-        seqs += [int(event["seq"])] * len(change.intents)
+        last, fill = change.after, change.fill
+        seqs += [int(change.event["seq"][0])] * len(change.intents)
         intents += [change.intents] if len(change.intents) else []
         fills += [] if fill is None else [fill]
+        stops += [] if change.stop is None else [change.stop]
     return Folded(
         state=last.copy(),
         seqs=np.array(seqs, np.int64),

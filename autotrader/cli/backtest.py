@@ -208,7 +208,7 @@ def backtest(
     from autotrader.core.clock import SystemClock
     from autotrader.desk.bots import backtest_bots, save_report
     from autotrader.desk.choice import choose, dearer, period
-    from autotrader.desk.reports import reports_folder
+    from autotrader.report.folder import reports_of
 
     settings = desk(config)
     if stress is not None:
@@ -216,7 +216,7 @@ def backtest(
     if trades is not None:
         check_target(trades)
     if paged:
-        reports_folder(settings, "backtest")
+        reports_of(settings.folder, "backtest")
     wanted = changes_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     chosen = choose(settings, bots or [], strategy=strategy, changes=wanted)
     with open_database(settings) as store:

@@ -145,12 +145,12 @@ def show(job_id: IdArgument, config: ConfigOption = None, as_json: JsonOption = 
     from autotrader.cli.output import as_json as write
     from autotrader.core.errors import DataError
     from autotrader.jobs.launch import find_job
-    from autotrader.jobs.manifest import read
+    from autotrader.report.folder import read_manifest
 
     with _room(config) as (store, room):
         found = find_job(store, job_id, **room)
     try:
-        manifest: Any = read(room["settings"].folder / found.folder)
+        manifest: Any = read_manifest(room["settings"].folder / found.folder)
     except DataError:  # it has not come that far
         manifest = None
     row = _row(found)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/99_cli/45_sweep.ipynb #9d7dc8c2
 def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
     "A combination with its statistics."
-    from autotrader.desk.sweep import STATS
+    from autotrader.search.evaluate import STATS
 
     stats = {name: value for name, value in sweep.table.loc[place].items() if name in STATS}
     return {"combination": place, "parameters": sweep.changes[place], "stats": stats}
@@ -49,7 +49,8 @@ def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
 def document(sweep: "Sweep") -> dict[str, Any]:
     "A sweep for scripts: fractions, and money in quote coin."
     from autotrader.core.clock import iso
-    from autotrader.desk.sweep import DONE, LEFT, SKIPPED, top_of
+    from autotrader.results.grid import top_of
+    from autotrader.search.book import DONE, LEFT, SKIPPED
 
     candles, state = sweep.task.market.candles, sweep.book.state
     told: dict[str, Any] = {
@@ -85,7 +86,7 @@ def _counts(state: Any, **codes: int) -> dict[str, int]:
 # %% ../../nbs/99_cli/45_sweep.ipynb #dba00b19
 def text(sweep: "Sweep") -> str:
     "A sweep for people."
-    from autotrader.desk.sweep import top_of
+    from autotrader.results.grid import top_of
 
     told = document(sweep)
     span = " – ".join(told[end][:16].replace("T", " ") for end in ("from", "to"))
@@ -111,15 +112,15 @@ def save_report(
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
     from autotrader.core.clock import iso
-    from autotrader.desk.reports import Leaf, keep_page, mark_of
-    from autotrader.desk.sweep import page
+    from autotrader.report.folder import Report, keep, mark_of
+    from autotrader.report.sweep import page
     from autotrader.search.task import bars_played
 
     made = iso(clock.now_ms() // 1000 * 1000)
     told, text = document(sweep), page(sweep, made=made)
     data = [bars_played(sweep.task)]
-    leaf = Leaf(kind="sweep", text=text, mark=mark_of(text), made=made, words=words, data=data, results=plain(told))
-    return keep_page(leaf, settings)
+    report = Report(kind="sweep", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told))
+    return keep(report, settings.path)
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
 RangeOption = Annotated[
@@ -158,8 +159,8 @@ def sweep(
     """
     from autotrader.core.clock import SystemClock
     from autotrader.desk.choice import choose_one, period, ranges_of
-    from autotrader.desk.reports import reports_folder
     from autotrader.desk.sweep import sweep_bot
+    from autotrader.report.folder import reports_of
     from autotrader.search.grid import parse_ranges
 
     settings = desk(config)
@@ -167,7 +168,7 @@ def sweep(
     chosen = choose_one(settings, bot, strategy, words)
     varied = parse_ranges(ranges_of(settings, chosen, ranges or []))
     if paged:
-        reports_folder(settings, "sweep")
+        reports_of(settings.folder, "sweep")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
         options: dict[str, Any] = {

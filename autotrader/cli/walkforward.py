@@ -60,7 +60,7 @@ def days_of(
 def document(walk: "WalkForward") -> dict[str, Any]:
     "A walk for scripts: fractions, and money in quote coin."
     from autotrader.core.clock import iso
-    from autotrader.desk.walkforward import notes_of
+    from autotrader.results.walkforward import notes_of
 
     candles, bot = walk.task.market.candles, walk.task.bot
     rows = [
@@ -97,7 +97,7 @@ def _ratio(value: float | None) -> str:
 
 def text(walk: "WalkForward") -> str:
     "A walk for people."
-    from autotrader.desk.walkforward import notes_of, title_of
+    from autotrader.results.walkforward import notes_of, title_of
 
     keys = [axis.key for axis in walk.ranges.axes]
     head = [
@@ -135,17 +135,17 @@ def save_report(
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
     from autotrader.core.clock import iso
-    from autotrader.desk.reports import Leaf, keep_page, mark_of
-    from autotrader.desk.walkforward import page
+    from autotrader.report.folder import Report, keep, mark_of
+    from autotrader.report.walkforward import page
     from autotrader.search.task import bars_played
 
     made = iso(clock.now_ms() // 1000 * 1000)
     told, text = document(walk), page(walk, made=made)
     data = [bars_played(walk.task)]
-    leaf = Leaf(
-        kind="walkforward", text=text, mark=mark_of(text), made=made, words=words, data=data, results=plain(told)
+    report = Report(
+        kind="walkforward", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told)
     )
-    return keep_page(leaf, settings)
+    return keep(report, settings.path)
 
 # %% ../../nbs/99_cli/47_walkforward.ipynb #5497938b
 TrainOption = Annotated[str, typer.Option("--train", metavar="LENGTH", help="Choose on so much, as in 365d.")]
@@ -181,15 +181,15 @@ def walkforward(
     """
     from autotrader.core.clock import SystemClock
     from autotrader.desk.choice import choose_one, period, ranges_of
-    from autotrader.desk.reports import reports_folder
     from autotrader.desk.walkforward import walkforward_bot
+    from autotrader.report.folder import reports_of
 
     settings = desk(config)
     words = changes_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     lengths = {"train_days": days_of(train, "--train"), "test_days": days_of(test, "--test"), "embargo_days": embargo}
     chosen = choose_one(settings, bot, strategy, words)
     if paged:
-        reports_folder(settings, "walkforward")
+        reports_of(settings.folder, "walkforward")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
         found = walkforward_bot(

@@ -10,7 +10,6 @@ import difflib
 import fcntl
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from tomlkit.exceptions import TOMLKitError
 from .sections import masked
 from .settings import bot_names, file_hash, parse, read_env, read_text, split_path, value_at
 from ..core.errors import ConfigError
+from ..core.files import replacing
 
 # %% ../../nbs/05_config/20_rewrite.ipynb #5b8e1fe6
 def _plain(value: Any, old: Any) -> Any:
@@ -76,19 +76,10 @@ def _locked(folder: Path) -> Iterator[int]:
 def _replace(path: Path, text: str) -> None:
     "Write a whole file in the place of another one, with its permissions."
     before = path.stat()
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            os.fchmod(handle, before.st_mode & 0o7777)
-            with suppress(PermissionError):  # only root may give a file away; anyone else keeps it
-                os.fchown(handle, before.st_uid, before.st_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path, mode=before.st_mode & 0o7777) as file:
+        with suppress(PermissionError):  # only root may give a file away; anyone else keeps it
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        file.write(text.encode())
 
 # %% ../../nbs/05_config/20_rewrite.ipynb #a8301802
 def _diff(old: str, new: str, name: str) -> str:

@@ -30,7 +30,8 @@ from ..core.errors import AutotraderError, ConfigError, DataError, JobError, Sto
 from .auth import visitor
 from .view import DeskView, performances
 from ..jobs import launch as launcher
-from ..jobs import manifest, templates
+from ..jobs import templates
+from ..report.folder import read_manifest
 from ..status.bots import Balance, BotRow, Holding, LastDecision, bots_of
 from ..status.events import CommandRow, EventRow, Level, Tail, commands_of, events_of, log_names, tail_of
 from ..status.liveness import Liveness, Runner, liveness_of, runner_of
@@ -397,7 +398,7 @@ def job(shop: Shop, number: Number) -> JobDetails:
     "One job and its results."
     found = _job(number, shop)
     try:
-        left = manifest.read(shop["settings"].folder / found.folder)
+        left = read_manifest(shop["settings"].folder / found.folder)
     except DataError:  # it has not come that far
         return JobDetails(job=_row(found), results=None, files=None)
     return JobDetails(job=_row(found), results=dict(left.results or {}), files=dict(left.files or {}))

@@ -23,7 +23,8 @@ from ..data.joined import Market, load_market
 from ..data.sample import eurusd
 from .display import BacktestResult
 from ..engine.events import NEVER_MS
-from ..search.book import ledger_of, study_of, trial_of
+from ..search.book import ledger_of
+from ..search.identity import study_of, trial_of
 from ..search.task import part_of, strategy_of, task_for, task_of
 from ..store.candles import coverage
 from ..store.database import Store, open_store

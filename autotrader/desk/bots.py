@@ -7,7 +7,7 @@ __all__ = ['Naming', 'BotResults', 'backtest_bots', 'document', 'save_fills', 's
 
 # %% ../../nbs/92_desk/25_bots.ipynb #7c77758c
 import csv
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,10 +22,11 @@ from ..config.sections import BotSettings
 from ..config.settings import Settings
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError
+from ..core.files import replacing
 from .backtest import backtest_bot
-from .reports import Leaf, keep_page, mark_of
 from ..engine.events import Purpose
 from ..report.backtest import page
+from ..report.folder import Report, keep, mark_of
 from ..results.result import FILL_COLUMNS, Result, bars_of, fill_rows, identity, together
 from ..results.summary import as_row, luck_said, notes_of
 from ..store.database import Store
@@ -138,15 +139,14 @@ def save_fills(found: BotResults, path: Path) -> int:  # rows written
         for result, naming in zip(found.results, found.naming, strict=True)
         for ts_ms, row in zip(result.run.fills["ts_ms"], fill_rows(result, order_id=naming), strict=True)
     ]
-    growing = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with growing.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FILL_COLUMNS, lineterminator="\n")
+        with replacing(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            writer = csv.DictWriter(text, FILL_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row for _, row in sorted(rows, key=lambda stamped: stamped[0]))
-        growing.replace(path)
+            text.detach()  # which flushes it; whoever opened the file closes it
     except OSError as error:
-        growing.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written ({error.strerror}): choose another place") from None
     return len(rows)
 
@@ -160,13 +160,13 @@ def save_report(
 ) -> Path:
     "Write the page and its manifest; raises `ConfigError` when they cannot be written."
     made = iso(clock.now_ms() // 1000 * 1000)
-    leaf = Leaf(
+    report = Report(
         kind=found.kind,
-        text=page(found.results, made=made, kind=found.kind),
+        page=page(found.results, made=made, kind=found.kind),
         mark=mark_of("".join(identity(r.part, r.run) for r in found.results)),
         made=made,
-        words=words,
+        asked=words,
         data=[{"bot": result.part.bot, **bars_of(result.part)} for result in found.results],
         results=found.told,
     )
-    return keep_page(leaf, settings)
+    return keep(report, settings.path)

@@ -204,17 +204,17 @@ class RoughPort:
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
         self.inner, self.roughness = inner, roughness
         self.line = FaultyLink(rng, longest_ms=roughness.longest_ms)
-        self._request_ms = 0  # when the newest late request arrives
+        self.request_ms = 0  # when the newest late request arrives
         self._arrived: list[Update] = []
 
     def submit(self, order: OrderRequest) -> None:
-        self._request(f"place order {order.link_id!r}", partial(self.inner.submit, order))
+        _request(self, f"place order {order.link_id!r}", partial(self.inner.submit, order))
 
     def cancel(self, symbol: str, link_id: str) -> None:
-        self._request(f"cancel order {link_id!r}", partial(self.inner.cancel, symbol, link_id))
+        _request(self, f"cancel order {link_id!r}", partial(self.inner.cancel, symbol, link_id))
 
     def protect(self, symbol: str, *, stop: Decimal | None, target: Decimal | None) -> None:
-        self._request(f"protect {symbol}", partial(self.inner.protect, symbol, stop=stop, target=target))
+        _request(self, f"protect {symbol}", partial(self.inner.protect, symbol, stop=stop, target=target))
 
     def find(self, symbol: str, link_id: str) -> OrderUpdate | None:
         if self.line.happens("unasked", self.roughness.unasked):
@@ -229,26 +229,17 @@ class RoughPort:
         self._arrived.clear()
         return arrived
 
-    def _request(self, what: str, act: Callable[[], None]) -> None:
-        line, rough, now_ms = self.line, self.roughness, self.inner.now_ms()
-        if line.happens("refused", rough.refused):
-            raise Rejected(f"the venue refused to {what}: it said no more than that")
-        if line.happens("lost", rough.lost):
-            if line.share() < 0.5:
-                self._perform(act)
-            raise OutcomeUnknown(f"no answer when asked to {what}: find out before asking again")
-        if line.happens("late", rough.late) or now_ms < self._request_ms:
-            self._request_ms = line.later(now_ms, partial(self._perform, act), not_before_ms=self._request_ms)
-            return
-        act()
-        self._report()
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        return dict(self.line.incidents)
 
-    def _perform(self, act: Callable[[], None]) -> None:
-        with suppress(Rejected):  # the sender has gone; asking will show it
-            act()
-        self._report()
+    def save(self, symbol: str) -> None:
+        "Nothing: a rehearsal that dies begins anew."
 
-    def _report(self) -> None:
+    def settled(self) -> None:
+        "Nothing is kept here: a rehearsal that dies begins anew."
+
+    def report(self) -> None:
         "The venue's reports start on their way back: at once, late, or twice."
         for update in self.inner.updates():
             for _ in range(1 + self.line.happens("doubled", self.roughness.doubled)):
@@ -258,25 +249,29 @@ class RoughPort:
                     self._arrived.append(update)
         self.inner.settled()  # they are on the line now, which is not saved
 
-# %% ../../nbs/65_exchange/20_paper.ipynb #a11f0e55
-class _RoughAccount(RoughPort):
-    "What a bad line leaves alone."
+# %% ../../nbs/65_exchange/20_paper.ipynb #78552db4
+def _request(port: RoughPort, what: str, act: Callable[[], None]) -> None:
+    line, rough, now_ms = port.line, port.roughness, port.inner.now_ms()
+    if line.happens("refused", rough.refused):
+        raise Rejected(f"the venue refused to {what}: it said no more than that")
+    if line.happens("lost", rough.lost):
+        if line.share() < 0.5:
+            _perform(port, act)
+        raise OutcomeUnknown(f"no answer when asked to {what}: find out before asking again")
+    if line.happens("late", rough.late) or now_ms < port.request_ms:
+        port.request_ms = line.later(now_ms, partial(_perform, port, act), not_before_ms=port.request_ms)
+        return
+    act()
+    port.report()
 
-    @property
-    def incidents(self) -> Mapping[str, int]:
-        return dict(self.line.incidents)
 
-    def save(self, symbol: str) -> None:
-        "Nothing: a rehearsal that dies begins anew."
-
-    def is_playing(self, symbol: str, bar: Bar) -> bool:
-        return self.inner.is_playing(symbol, bar)
-
-    def audit(self, symbol: str) -> np.ndarray:
-        return self.inner.audit(symbol)
+def _perform(port: RoughPort, act: Callable[[], None]) -> None:
+    with suppress(Rejected):  # the sender has gone; asking will show it
+        act()
+    port.report()
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #b944ed99
-class RoughExchange(_RoughAccount):
+class RoughExchange(RoughPort):
     "A paper account behind a bad line, with its market side; implements `Venue`. The same seed gives the same day."
 
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
@@ -296,6 +291,12 @@ class RoughExchange(_RoughAccount):
         self.inner.change_rules(instrument, costs)
         self._slippage.pop(instrument.symbol, None)
 
+    def is_playing(self, symbol: str, bar: Bar) -> bool:
+        return self.inner.is_playing(symbol, bar)
+
+    def audit(self, symbol: str) -> np.ndarray:
+        return self.inner.audit(symbol)
+
     def open_bar(self, symbol: str, bar: Bar) -> None:
         book = self.inner.account.book(symbol)
         smooth = self._slippage.setdefault(symbol, float(book.costs["slippage"][0]))
@@ -314,15 +315,12 @@ class RoughExchange(_RoughAccount):
         if next_ms is None:
             return False
         self.inner.play(symbol)
-        self._report()
+        self.report()
         return True
 
     def fund(self, symbol: str, *, mark: int, rate: float, ts_ms: int) -> None:
         self.inner.fund(symbol, mark=mark, rate=rate, ts_ms=ts_ms)
-        self._report()
-
-    def settled(self) -> None:
-        "Nothing is kept here: a rehearsal that dies begins anew."
+        self.report()
 
     def settle(self) -> bool:
         "After the last bar: let the next thing arrive; False when nothing is on its way."
@@ -331,7 +329,7 @@ class RoughExchange(_RoughAccount):
         self.line.arrive(self.clock)
         return True
 
-# %% ../../nbs/65_exchange/20_paper.ipynb #d157a4b0
+# %% ../../nbs/65_exchange/20_paper.ipynb #dca1b3f5
 def _disturb(rough: RoughExchange, symbol: str) -> None:
     "What this bar has in store: little room, resting orders that the venue drops."
     book = rough.inner.account.book(symbol)
@@ -343,4 +341,4 @@ def _disturb(rough: RoughExchange, symbol: str) -> None:
     for order in resting:
         if order["kind"] == OrderKind.LIMIT and rough.line.happens("cancelled", rough.roughness.cancelled):
             rough.inner.cancel(symbol, book.orders[int(order["key"])].link_id)
-    rough._report()
+    rough.report()

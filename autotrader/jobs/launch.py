@@ -27,9 +27,10 @@ from ..config.logs import spellings
 from ..config.settings import Settings
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, JobError
-from . import FOLDER, write_whole
-from .manifest import read
+from ..core.files import write_whole
+from . import FOLDER
 from .templates import JobTemplate, fill, find
+from ..report.folder import read_manifest
 from ..store.database import Store, insert_new
 from ..store.tables import JobRun
 
@@ -148,7 +149,7 @@ def _settle(job: Job, store: Store, *, settings: Settings, clock: Clock) -> Job:
     if job.host == platform.node():
         sweep(tag(settings, job.folder))
     try:
-        manifest = read(folder)
+        manifest = read_manifest(folder)
         state, error = manifest.state, manifest.error
     except DataError:
         last = _last_line(folder / LOG) if job.state == "queued" else ""

@@ -33,10 +33,12 @@ from ..config.logs import HIDDEN, spellings
 from ..config.settings import Settings, load
 from ..core.clock import Clock, SystemClock, iso
 from ..core.errors import JobError, StoreError
+from ..core.files import write_whole
 from ..core.offline import install
-from . import PROGRESS, write_whole
+from . import PROGRESS
 from .launch import LOG, NOTEBOOK, REPORT, Job, change, find_job, sweep, tag
-from .manifest import MANIFEST, RECORD, Manifest, recorded, revision, write
+from .record import RECORD, recorded
+from ..report.folder import MANIFEST, Manifest, revision, write_manifest
 from ..store.database import Store, open_store, to_json
 
 # %% ../../nbs/85_jobs/30_worker.ipynb #9a86bd96
@@ -336,7 +338,7 @@ def run(job: Job, settings: Settings, store: Store, watch: Watch, hide: Callable
     manifest = _manifest(
         job, settings, folder, state=state, error=error, template=template, peak_mb=watch.peak_mb, **times
     )
-    write(Manifest(**json.loads(hide(to_json(asdict(manifest))))), folder)
+    write_manifest(Manifest(**json.loads(hide(to_json(asdict(manifest))))), folder)
     write_whole(folder / LOG, hide((folder / LOG).read_text(encoding="utf-8", errors="replace")))
     for name in (PROGRESS, RECORD):
         (folder / name).unlink(missing_ok=True)

@@ -23,19 +23,7 @@ from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
 from ..plots.trades import bars_of as bars_of_tape
 from ..plots.trades import trades_svg
-from autotrader.report.html import (
-    bullets,
-    facts,
-    figure,
-    minutes_of,
-    number,
-    opening,
-    prose,
-    shown,
-    table,
-    tiles,
-    toned,
-)
+from .html import bullets, facts, figure, minutes_of, opening, prose, shown, table, tiles, toned
 from .html import page as whole_page
 from autotrader.results.result import (
     Result,
@@ -51,7 +39,7 @@ from autotrader.results.result import (
     trades_of,
     worth_until,
 )
-from ..results.summary import luck_said, notes_of, verdict
+from ..results.summary import luck_said, notes_of, number, verdict
 
 # %% ../../nbs/63_report/30_backtest.ipynb #65f71085
 def _stamp(when: Any) -> str:
@@ -492,9 +480,14 @@ def _remarks(result: Result) -> list[str]:
     return [*notes_of(result.part), f"the bot noted: {noted or 'nothing'}"]
 
 
-def display(result: Result) -> str:
+def display(
+    result: Result,
+    *,
+    told: Sequence[str] | None = None,  # its verdict; None: a backtest's
+) -> str:
     "HTML of a result for a notebook; every text escaped."
-    told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
+    if told is None:
+        told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
     statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
     picture = result_svg(result) if len(result.run.equity_e8) else ""
     months = months_svg(list(result.months.index), result.months.to_numpy()[:, :12], title="Months")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRESS', 'FILL_COLUMNS', 'coin_of', 'title_of', 'market_frac', 'stats_of', 'trades_of', 'fills_of', 'sides_of',
-           'months_of', 'falls_of', 'curve_of', 'stress_of', 'worth_until', 'Result', 'entry_rank', 'account_of',
-           'together', 'fill_rows', 'bars_of', 'identity', 'assumed']
+           'months_of', 'falls_of', 'curve_of', 'stress_of', 'worth_until', 'Result', 'account_of', 'together',
+           'fill_rows', 'bars_of', 'identity', 'assumed']
 
 # %% ../../nbs/61_results/10_result.ipynb #159c68aa
 import hashlib
@@ -34,6 +34,7 @@ from autotrader.engine.metrics import (
     sharpe_ratio,
 )
 from ..engine.simulate import Ints, Run
+from ..search.evaluate import entry_rank
 from ..search.task import bars_in
 from ..store.layouts import plainest
 from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
@@ -219,27 +220,6 @@ class Result:
 
 # %% ../../nbs/61_results/10_result.ipynb #aeaa08c0
 _SEED = 7  # of the resampled histories
-_FEWEST_TRIPS, _RANDOM_RUNS = 5, 39  # of which 38 must be beaten for a rank of 95 %
-
-
-def entry_rank(part: Part, run: Run) -> float | None:
-    "Share of runs with random entries and equal exposure that it beats; None where it hardly traded."
-    if len(round_trips(run)) < _FEWEST_TRIPS:
-        return None
-    from autotrader.validation.entries import random_entries
-
-    found = random_entries(
-        part.tape,
-        run,
-        part.atr,
-        params=part.params,
-        costs=part.costs,
-        wallet_e8=part.wallet_e8,
-        eras=part.eras,
-        rng=np.random.default_rng(_SEED),
-        runs=_RANDOM_RUNS,
-    )
-    return None if found is None else found.rank
 
 
 def _judged(result: Result, counted: "Callable[[], Counted]") -> "Luck | None":

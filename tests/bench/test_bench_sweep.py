@@ -17,10 +17,11 @@ from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.data.joined import FundingEvents, Market
-from autotrader.desk.sweep import Outcome, Variant, explore, keyed, play, variants
 from autotrader.engine.metrics import measure
-from autotrader.search.grid import as_ranges
+from autotrader.search.evaluate import Evaluation, evaluate
+from autotrader.search.grid import as_ranges, combinations, explore, keyed
 from autotrader.search.task import Task
+from autotrader.search.variant import Variant, variants
 from autotrader.strategy.setup import Part, part_for, simulate
 
 YEAR, MINUTE = 525_600, 60_000
@@ -108,15 +109,15 @@ def sampled(work: Task, found: list[Variant]) -> dict[str, Any]:
     singles = [part_for(e.bot, work.history, work.market, work.costs, strategy=e.strategy) for e in sample[50::300]]
     single_s = float(np.mean([alone_s(part) for part in singles]))
     del singles
-    seen: list[Outcome] = []
+    seen: list[Evaluation] = []
     wall, cpu = time.perf_counter(), time.process_time()
-    play(work, sample, threads=THREADS, keep=seen.extend)
+    evaluate(work, sample, threads=THREADS, keep=seen.extend)
     return {
         "combinations": len(seen),
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
         "single_s": single_s,
-        "trips": float(np.mean([outcome.stats["trades"] for outcome in seen])),
+        "trips": float(np.mean([each["trades"] for each in seen])),
     }
 
 
@@ -124,7 +125,7 @@ def main() -> None:
     "Play a sample, then the whole grid where it is expected to be done in time; prints JSON."
     work = task()
     explore(work, {"fast": [100], "slow": [300]}, threads=1)  # kernels are warm
-    found, _ = variants(work, keyed(as_ranges(GRID)))
+    found, _ = variants(work, list(combinations(keyed(as_ranges(GRID)))))
     told: dict[str, Any] = {"grid": len(found), "sample": sampled(work, found)}
     if told["sample"]["wall_s"] * len(found) / told["sample"]["combinations"] < WHOLE_S:
         start, cpu = time.perf_counter(), time.process_time()

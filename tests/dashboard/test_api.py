@@ -414,7 +414,7 @@ def test_a_job_is_started_once_watched_and_stopped(room: Room) -> None:
 
 
 def test_a_finished_job_shows_its_results(room: Room) -> None:
-    template(room, "quick", "from autotrader.jobs.manifest import record\nrecord({'answer': 42})")
+    template(room, "quick", "from autotrader.jobs.record import record\nrecord({'answer': 42})")
     _, begun = room.post("jobs", {"name": "quick"})
     row = until(lambda: (row := room.get(f"jobs/{begun['id']}"))["job"]["state"] not in ("queued", "running") and row)
     assert row["job"]["state"] == "done", row

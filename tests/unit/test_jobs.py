@@ -20,8 +20,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock
 from autotrader.core.errors import ConfigError, JobError
-from autotrader.jobs import FOLDER, manifest
+from autotrader.jobs import FOLDER
 from autotrader.jobs.launch import Job, find_job, jobs, launch, rerun, stop, tag
+from autotrader.report.folder import Manifest, read_manifest
 from autotrader.store.database import Store, open_store
 
 CLOCK = SystemClock()
@@ -105,13 +106,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     made.store.close()
 
 
-def leaves_its_report(desk: Desk, job: Job, *, state: str) -> manifest.Manifest:
+def leaves_its_report(desk: Desk, job: Job, *, state: str) -> Manifest:
     "The four things every run leaves, no process among them."
     assert job.state == state, job
     assert desk.is_empty(job)
     nbformat.validate(nbformat.reads(desk.text_of(job, "notebook.ipynb"), as_version=4))
     assert "</html>" in desk.text_of(job, "report.html")
-    left = manifest.read(desk.folder / job.folder)
+    left = read_manifest(desk.folder / job.folder)
     assert (left.state, left.error, left.id, left.parameters) == (job.state, job.error, job.id, job.parameters)
     return left
 
@@ -121,7 +122,7 @@ def good(desk: Desk) -> tuple[Job, list[Job]]:
     "A run that says and shows everything it can get hold of."
     desk.template(
         "good",
-        "import os\nfrom autotrader.jobs import progress\nfrom autotrader.jobs.manifest import record\n"
+        "import os\nfrom autotrader.jobs import progress\nfrom autotrader.jobs.record import record\n"
         "progress(0.5, 'half way')",
         "from autotrader.config.settings import load\nsettings = load()\n"
         "print(dict(os.environ), open('.env').read(), settings.secrets.values())",

@@ -22,17 +22,9 @@ from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import ConfigError
 from autotrader.desk.display import BacktestResult
 from autotrader.engine.metrics import daily_returns
-from autotrader.jobs.manifest import read
 from autotrader.report.backtest import page
-from autotrader.results.result import (
-    account_of,
-    curve_of,
-    falls_of,
-    months_of,
-    stress_of,
-    together,
-    worth_until,
-)
+from autotrader.report.folder import read_manifest
+from autotrader.results.result import account_of, curve_of, falls_of, months_of, stress_of, together, worth_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_YEAR = SimulatedClock(1_767_225_600_000)
@@ -267,7 +259,7 @@ def test_the_command_leaves_a_page_and_its_manifest(desk: Path, monkeypatch: pyt
     assert re.fullmatch(r"\d{8}T\d{6}Z_[0-9a-f]{8}", file.parent.name)
     assert sorted(path.name for path in file.parent.iterdir()) == ["manifest.json", "report.html"]
     assert [path for path in file.parent.parent.iterdir()] == [file.parent]
-    text, manifest = file.read_text(encoding="utf-8"), read(file.parent)
+    text, manifest = file.read_text(encoding="utf-8"), read_manifest(file.parent)
     assert str(desk) not in text and "not-for-anybody-else" not in text + str(manifest)
     assert all(bot["id"] in text for bot in told["bots"]) and "Together 3 bots" in text
     assert manifest.results is not None and manifest.results["bots"] == told["bots"]

@@ -19,13 +19,17 @@ from autotrader.core.market import Candles
 from autotrader.data.instruments import known
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest, backtest_bot
-from autotrader.desk.sweep import DONE, EVERY, LEFT, STATS, Columns, Sweep, explore, keyed, sweep, variants
+from autotrader.desk.sweep import Sweep, sweep
 from autotrader.engine.metrics import daily_returns
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.engine.simulate import Run
-from autotrader.search.book import TrialLedger
-from autotrader.search.grid import as_ranges
+from autotrader.plots.tables import grid_svg
+from autotrader.results.grid import left_said, verdict
+from autotrader.search.book import DONE, EVERY, LEFT, TrialLedger
+from autotrader.search.evaluate import STATS
+from autotrader.search.grid import GridResult, as_ranges, combinations, explore, keyed
 from autotrader.search.task import Task, task_for, task_of
+from autotrader.search.variant import variants
 from autotrader.store.candles import save
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import save_instrument
@@ -178,7 +182,7 @@ def test_any_number_of_threads_gives_the_same_bytes(prices: Candles) -> None:
     assert (
         len({(each.book.stats.tobytes(), each.book.daily.tobytes(), each.book.state.tobytes()) for each in found}) == 1
     )
-    assert len({(each.plateau.chosen, each.svg(), *each.verdict) for each in found}) == 1
+    assert len({(each.plateau.chosen, grid_svg(each), *verdict(each)) for each in found}) == 1
 
 
 class Impatience:
@@ -196,7 +200,7 @@ class Impatience:
 WIDE = {"fast": "5:10:1", "slow": "20:65:5", "sl_ratio": "1:2:0.1"}  # 660 combinations
 
 
-def played_again(found: Sweep, task: Task, **options: Any) -> tuple[Sweep, int]:
+def played_again(found: GridResult, task: Task, **options: Any) -> tuple[GridResult, int]:
     "The sweep gone on with, and how many backtests that took."
     seen: list[int] = []
     before = int((found.book.state == DONE).sum())
@@ -213,14 +217,14 @@ def test_an_interrupted_sweep_goes_on_and_ends_like_one_that_was_not(prices: Can
     assert 540 <= done < 660
     assert len(part.table) == done
     assert not part.is_whole
-    assert any("still to be played: the same sweep again goes on from here" in line for line in part.verdict)
+    assert any("still to be played: the same sweep again goes on from here" in line for line in verdict(part))
     assert np.isnan(part.book.stats[part.book.state == LEFT]).all()
     assert len(list(tmp_path.iterdir())) == 1
     again, took = played_again(part, task, threads=2, folder=tmp_path)
     assert took == 660 - done
     assert again.book.stats.tobytes() == uninterrupted.book.stats.tobytes()
     assert again.book.daily.tobytes() == uninterrupted.book.daily.tobytes()
-    assert again.verdict == uninterrupted.verdict
+    assert verdict(again) == verdict(uninterrupted)
     assert not list(tmp_path.iterdir())
 
 
@@ -289,8 +293,9 @@ def test_the_ledger_counts_each_combination_once_whoever_asks(prices: Candles, s
     assert first.counted.trials == 24
     assert 1 <= first.counted.independent < 24
     again = explore(task, ranges, ledger=TrialLedger(store))
-    assert again.remarks[0].startswith("0 combinations new to the ledger")
-    found, _ = variants(task, keyed(as_ranges(ranges)))
+    assert (first.fresh, again.fresh) == (24, 0)
+    assert list(left_said(again))[-1].startswith("0 combinations new to the ledger")
+    found, _ = variants(task, list(combinations(keyed(as_ranges(ranges)))))
     for variant in found[::5]:
         backtest_bot(variant.bot, store, variant.costs, **span)
     assert counted(store, venue="sample", symbol="EURUSD").trials == 24
@@ -311,7 +316,7 @@ def test_what_an_interrupted_sweep_kept_is_in_the_ledger(prices: Candles, store:
 def test_a_ledger_that_fails_keeps_nothing_it_did_not_count(
     prices: Candles, store: Store, tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autotrader.desk.sweep.EVERY", every)
+    monkeypatch.setattr("autotrader.search.book.EVERY", every)
 
     class Full(TrialLedger):
         asked = 0
@@ -349,19 +354,6 @@ def test_memory_does_not_grow_with_the_number_of_signals(minutes: Candles) -> No
     task = task_of("ema_trend", minutes)
     few, many = (peak_bytes(task, {"gap_atr": f"0:{k / 50}:0.02"}) for k in (10, 130))
     assert many < few + 40 * 10 * len(minutes)  # of 120 more signals with ten bytes a bar
-
-
-def test_columns_are_shared_as_long_as_there_is_room(prices: Candles) -> None:
-    size = len(prices) * 8
-    columns = Columns(room=4 * size)
-    first = columns.compute("ema", prices, period=5)
-    assert columns.compute("ema", prices, period=5) is first
-    assert columns.compute("ema", prices[:-1], period=5) is not columns.compute("ema", prices[1:], period=5)
-    for period in (6, 7, 8, 9):
-        columns.compute("ema", prices, period=period)
-    assert columns.compute("ema", prices, period=5) is not first
-    with pytest.raises(ValueError, match="read-only"):
-        first[0] = 1.0
 
 
 @pytest.mark.parametrize(
@@ -424,8 +416,8 @@ def test_a_strategy_that_never_trades_has_no_plateau_and_says_so(prices: Candles
 
 
 def test_the_result_says_first_what_it_proposes_and_escapes_what_others_wrote(prices: Candles) -> None:
-    task = task_of("ema_trend", replace(prices, notes=("<script>alert(1)</script>",)))
-    found = explore(task, {"fast": "5:25:5", "slow": "30:60:10"})
+    evil = replace(prices, notes=("<script>alert(1)</script>",))
+    found = sweep("ema_trend", evil, {"fast": "5:25:5", "slow": "30:60:10"}, progress=False)
     page = found._repr_html_()
     assert page.index("Best plateau of 20 combinations: fast = ") < page.index("<svg") < page.index("<table")
     assert "<script>" not in page

@@ -20,7 +20,7 @@ import pytest
 from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.config.settings import load, write_template
-from autotrader.jobs.manifest import read
+from autotrader.report.folder import read_manifest
 from autotrader.store.database import open_store
 from autotrader.validation.trials import counted
 
@@ -134,7 +134,7 @@ def test_a_report_lies_in_a_folder_of_its_own_with_its_manifest_or_not_at_all(de
     page = Path(told["report"])
     assert sorted(file.name for file in page.parent.iterdir()) == ["manifest.json", "report.html"]
     assert list(page.parent.parent.iterdir()) == [page.parent]
-    manifest = read(page.parent)
+    manifest = read_manifest(page.parent)
     assert (manifest.job, manifest.state) == ("sweep", "done")
     assert manifest.files == {"report.html": hashlib.sha256(page.read_bytes()).hexdigest()}
     assert manifest.results is not None and manifest.results["best"] == told["best"]

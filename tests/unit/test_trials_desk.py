@@ -16,7 +16,8 @@ from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.errors import StoreError
 from autotrader.core.market import Candles
 from autotrader.desk.backtest import backtest_bot
-from autotrader.search.book import TrialLedger, close, code_of, configuration, fingerprint, ledger_of
+from autotrader.search.book import TrialLedger, close, ledger_of
+from autotrader.search.identity import code_of, configuration, fingerprint
 from autotrader.store.database import Store, open_store, upgrade
 from autotrader.strategy.templates import EmaTrend, make, own
 from autotrader.validation.trials import Counted, Study, Trial, counted, studies
@@ -297,7 +298,7 @@ def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> N
 
 
 def counted_parts() -> list[tuple[Study, Trial]]:
-    from autotrader.search.book import study_of, trial_of
+    from autotrader.search.identity import study_of, trial_of
     from autotrader.search.task import as_market
 
     candles = sample()

@@ -23,12 +23,17 @@ from autotrader.core.executor import Serial, open_executor
 from autotrader.core.market import Candles
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest
+from autotrader.desk.display import as_kind
 from autotrader.desk.sweep import sweep
-from autotrader.desk.walkforward import WalkForward, chosen_of, walk, walkforward
+from autotrader.desk.walkforward import WalkForward, walkforward
 from autotrader.engine.signals import Signals, from_rules
-from autotrader.jobs.manifest import read
+from autotrader.plots.distributions import walk_svg
+from autotrader.report.folder import read_manifest
+from autotrader.report.walkforward import display
+from autotrader.results.walkforward import notes_of, verdict
 from autotrader.search.book import TrialLedger
 from autotrader.search.task import Task, task_of
+from autotrader.search.walkforward import chosen_of, walk
 from autotrader.store.database import open_store
 from autotrader.strategy.templates import Own, own
 from autotrader.validation.luck import MORE, judge
@@ -82,7 +87,7 @@ def candles() -> Candles:
 
 @pytest.fixture(scope="module")
 def found(candles: Candles) -> WalkForward:
-    return walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40)
+    return as_kind(WalkForward, walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40))
 
 
 # windows
@@ -207,9 +212,9 @@ def test_where_nothing_trades_the_bot_stays_out(candles: Candles) -> None:
     found = walk(task_of("ema_trend", candles), {"gap_atr": [4.8, 4.9, 5.0]}, train_days=120, test_days=40)
     assert set(places(found)) == {None}
     assert not found.daily.any() and found.summary["trades"] == 0
-    assert any("the bot stayed out" in sentence for sentence in found.verdict)
-    assert "Too little to tell" in " ".join(found.verdict)
-    assert "–" in found._repr_html_()
+    assert any("the bot stayed out" in sentence for sentence in verdict(found))
+    assert "Too little to tell" in " ".join(verdict(found))
+    assert "–" in display(found)
 
 
 # what is played is what a bot would have done
@@ -346,7 +351,7 @@ def test_every_window_is_the_same_on_all_cores(candles: Candles, found: WalkForw
     assert other.daily.tobytes() == found.daily.tobytes()
     assert other.table.equals(found.table)
     assert other.summary == found.summary
-    assert other.verdict == found.verdict
+    assert verdict(other) == verdict(found)
 
 
 def test_a_function_of_a_notebook_walks_in_other_processes(candles: Candles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,9 +422,9 @@ def test_each_combination_of_each_window_is_counted_once_however_often_one_walks
         found = walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40, ledger=ledger)
         trials = len(found.ranges) * len(found.steps)
         assert found.tried.trials == found.luck.trials == trials
-        assert f"{trials:,} of them new by this walk" in found.tried.remark
+        assert found.tried.new == trials and f"{trials:,} of them new by this walk" in " ".join(notes_of(found))
         again = walk(task_of("ema_trend", candles), RANGES, train_days=120, test_days=40, ledger=ledger)
-        assert again.tried.trials == trials and ", 0 of them new" in again.tried.remark
+        assert again.tried.trials == trials and again.tried.new == 0
         kept = studies(store, venue="binance", symbol="BTCUSDT")
         assert {study.kind for study in kept} == {"walkforward"} and len(kept) == len(found.steps)
         more = walk(task_of("ema_trend", candles), {"fast": [7, 9]}, train_days=120, test_days=40, ledger=ledger)
@@ -477,7 +482,7 @@ def test_names_of_strangers_are_escaped(candles: Candles) -> None:
 
     evil.__name__ = "<script>x</script>"
     found = walk(task_of(own(evil, warmup=0), candles), {"sl_ratio": [1.0, 2.0]}, train_days=120, test_days=140)
-    assert "<script>" not in found._repr_html_() + found.svg()
+    assert "<script>" not in display(found) + walk_svg(found)
 
 
 # what cannot be
@@ -543,7 +548,7 @@ def test_the_command_answers_with_one_document(desk: Path) -> None:
     page = Path(told["report"])
     assert "Window by window" in page.read_text() and str(desk) not in page.read_text()
     assert sorted(file.name for file in page.parent.iterdir()) == ["manifest.json", "report.html"]
-    assert read(page.parent).results["return"] == told["return"]  # type: ignore[index]
+    assert read_manifest(page.parent).results["return"] == told["return"]  # type: ignore[index]
     assert (
         json.loads(ask(desk, *WALK, "--json").stdout)["trials"] == told["trials"]
     ), "counted in the desk's ledger, once"
