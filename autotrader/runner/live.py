@@ -28,7 +28,7 @@ from ..core.errors import DataError
 from ..core.market import E8, Candles, Instrument
 from ..core.ports import Bar
 from ..data.joined import Source, join, load_market, sources_of
-from ..exchange.streams import Closed, FeedStatus, Funding, SeriesKey, Slice
+from ..exchange.news import Closed, FeedStatus, Funding, SeriesKey, Slice
 from .schedule import ScheduledTask, at_close, every
 from .supervisor import Supervisor, attempt, compare, open_session, stored_book
 from ..store.database import Store
