@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .session import Phase, Session
 from .subbot import Said, close_bar, decide, listen, tick
-from ..core.ports import Bar
+from ..core.ports import Bar, MarketSide
 
 # %% ../../nbs/75_bots/60_cycle.ipynb #5bc0f113
 def pay(session: Session, due: Sequence[tuple[int, float]]) -> None:
@@ -27,23 +27,22 @@ def play(
     is_heard: bool = True,  # False: it is past, and happens to the venue alone
 ) -> None:
     "Let a piece of the market happen."
-    market = session.market
+    market, symbol = session.market, session.symbol
     if session.is_cut:
-        _play_on(session, is_heard)
+        _play_on(session, market, symbol, is_heard)
     session.is_cut = True
-    if not market.is_playing(session.symbol, bar):  # else a restart in the middle of it
+    if not market.is_playing(symbol, bar):  # else a restart in the middle of it
         _pay_and_listen(session, [due for due in bar.funding if due[0] <= bar.open_ms], is_heard)  # in a hole before it
-        market.open_bar(session.symbol, bar)
-        _play_on(session, is_heard)
+        market.open_bar(symbol, bar)
+        _play_on(session, market, symbol, is_heard)
     session.is_cut = False
     session.turn_clock(bar.close_ms)
     session.mark, session.played_ms = bar.close, bar.close_ms
     _pay_and_listen(session, [due for due in bar.funding if due[0] > bar.open_ms], is_heard)
-    market.audit(session.symbol)
+    market.audit(symbol)
 
 
-def _play_on(session: Session, is_heard: bool) -> None:
-    market, symbol = session.market, session.symbol
+def _play_on(session: Session, market: MarketSide, symbol: str, is_heard: bool) -> None:
     while market.play(symbol):
         if is_heard:
             listen(session.bot)

@@ -108,7 +108,7 @@ class Feed(Protocol):
 
     def stop(self) -> None: ...
 
-
+# %% ../../nbs/90_runner/50_live.ipynb #a26ff062
 def _stay(_: int) -> None:
     "The world's clock needs no telling."
 
