@@ -17,6 +17,7 @@ $(READY): pyproject.toml constraints.txt tools/environment.sh
 run: $(READY)
 	@$(BIN)/autotrader quickstart --sample-in desk $(RUN)
 
+# three processes for two cores: some tests wait, for a clock or a child
 test: $(READY)
 	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal --ignore=tests/bench $(TESTS)
 

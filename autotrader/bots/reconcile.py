@@ -64,7 +64,7 @@ def _ask(bot: SubBot, what: str, call: Callable[[], Answer]) -> Answer:
 def _open_orders(bot: SubBot) -> list[tuple[np.void, str]]:
     "Orders that are not over for the bot, with their names."
     orders = bot.state["orders"][0][:SLOTS]
-    return [(order, bot.books.stories[int(order["key"])].link) for order in orders[orders["status"] != Status.FREE]]
+    return [(order, bot.orders.by_key[int(order["key"])].link) for order in orders[orders["status"] != Status.FREE]]
 
 
 def look(bot: SubBot) -> Look:
@@ -73,8 +73,8 @@ def look(bot: SubBot) -> Look:
     symbol, seq = bot.instrument.symbol, int(bot.state["seq"][0])
     found: dict[str, OrderUpdate | None] = {}
     for _, link in _open_orders(bot):
-        found[link] = _ask(bot, f"order {link!r}", partial(bot.exchange.find, symbol, link))
-    snapshot = _ask(bot, symbol, partial(bot.exchange.snapshot, symbol))
+        found[link] = _ask(bot, f"order {link!r}", partial(bot.venue.find, symbol, link))
+    snapshot = _ask(bot, symbol, partial(bot.venue.snapshot, symbol))
     if snapshot.number < bot.ears.marks.newest:
         raise Retryable(
             f"{bot.bot} got a snapshot of {symbol} that is older ({snapshot.number}) than the venue's reports "
@@ -125,7 +125,7 @@ def _clear(bot: SubBot, seen: Look, asked: set[str]) -> list[str]:
         asked.add(link)
         why = "was to be cancelled" if link in statuses else "is known to nobody here"
         try:
-            bot.exchange.cancel(bot.instrument.symbol, link)
+            bot.venue.cancel(bot.instrument.symbol, link)
             lines.append(f"order {link}: rests at the venue and {why}: cancelled")
         except Rejected:
             pass  # it ended in the meantime
@@ -136,12 +136,12 @@ def _clear(bot: SubBot, seen: Look, asked: set[str]) -> list[str]:
 
 def _end_triggered(bot: SubBot) -> list[str]:
     "End the venue's own orders whose end was never heard, although their round trip is over."
-    now, stories = bot.state[0], bot.books.stories.values()
-    over = [story for story in stories if story.key < 0 and (now["qty"] == 0 or story.trip != now["trip"])]
-    for story in over:
-        amounts = {"qty": story.cum_qty, "cost": story.cum_cost, "fee_e8": story.cum_fee_e8}
-        take(bot, new_event(EventKind.DONE, bot.stamp(), code=Done.FILLED, key=story.key, **amounts))
-    return [f"order {story.link}: its round trip is over, LIVE here" for story in over]
+    now, orders = bot.state[0], bot.orders.by_key.values()
+    over = [order for order in orders if order.key < 0 and (now["qty"] == 0 or order.trip != now["trip"])]
+    for order in over:
+        amounts = {"qty": order.cum_qty, "cost": order.cum_cost, "fee_e8": order.cum_fee_e8}
+        take(bot, new_event(EventKind.DONE, bot.stamp(), code=Done.FILLED, key=order.key, **amounts))
+    return [f"order {order.link}: its round trip is over, LIVE here" for order in over]
 
 
 def _strangers(bot: SubBot, snapshot: Snapshot) -> list[str]:
@@ -228,7 +228,7 @@ def _ask_again(bot: SubBot, patience_ms: int) -> list[str]:
         return []  # it was asked for just now
     stop, target = (instrument.price(level) if level else None for level in wants)
     with suppress(Rejected, Retryable, OutcomeUnknown):  # the policy asks again by itself
-        bot.exchange.protect(instrument.symbol, stop=stop, target=target)
+        bot.venue.protect(instrument.symbol, stop=stop, target=target)
     listen(bot)
     return [f"protection: stop {stop or 'none'}, target {target or 'none'} wanted, asked for again"]
 

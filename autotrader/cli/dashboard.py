@@ -42,12 +42,14 @@ def _first_words(settings: "Settings", password: str | None) -> str:
 # %% ../../nbs/99_cli/85_dashboard.ipynb #b67b48e8
 def dashboard(config: ConfigOption = None, replay: ReplayOption = False) -> None:
     "Show what the runner does, at http://127.0.0.1:8000 unless configured otherwise; Ctrl-C ends it."
+    from autotrader.cli.up import refuse_taken_port
     from autotrader.core.clock import SystemClock
     from autotrader.dashboard.auth import open_login
 
     settings = desk(config, log="dashboard")
     login, password = open_login(settings)
     typer.echo(_first_words(settings, password))
+    refuse_taken_port(settings)
     with ExitStack() as stack:
         own = stack.enter_context(open_database(settings, create=True))
         shown = stack.enter_context(open_database(settings, create=True, replay=True)) if replay else own

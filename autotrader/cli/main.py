@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .backtest import backtest, rehearse
-from .control import flatten, resume, status, stop
+from .control import flatten, resume, stop
 from .dashboard import dashboard
 from .data import data
 from .explain import explain
@@ -22,6 +22,7 @@ from .jobs import job
 from .options import ConfigOption, JsonOption, answer, desk
 from .quickstart import quickstart
 from .run import run
+from .status import status
 from .strategy import strategy
 from .sweep import sweep
 from .up import up

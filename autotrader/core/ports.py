@@ -4,14 +4,20 @@
 
 # %% auto #0
 __all__ = ['Update', 'Side', 'OrderType', 'OrderRequest', 'OrderState', 'Origin', 'OrderUpdate', 'ProtectionUpdate',
-           'WalletCause', 'WalletUpdate', 'PositionCause', 'PositionUpdate', 'Snapshot', 'Exchange', 'Bar',
-           'MarketFeed']
+           'WalletCause', 'WalletUpdate', 'PositionCause', 'PositionUpdate', 'Snapshot', 'Bar', 'MarketFeed', 'Venue',
+           'MarketSide', 'OpenVenue']
 
 # %% ../../nbs/00_core/40_ports.ipynb #2da8153d
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+
+from .clock import Clock
+from .market import Instrument
 
 # %% ../../nbs/00_core/40_ports.ipynb #e5a36f77
 class Side(StrEnum):
@@ -142,8 +148,32 @@ class Snapshot:
     target: Decimal | None
     orders: tuple[OrderUpdate, ...]
 
-# %% ../../nbs/00_core/40_ports.ipynb #38ce6a3f
-class Exchange(Protocol):
+# %% ../../nbs/00_core/40_ports.ipynb #93431294
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    "One closed bar; prices in ticks, volume in steps."
+
+    open_ms: int
+    close_ms: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int
+    mark_high: int  # 0: no mark prices
+    mark_low: int
+    funding: tuple[tuple[int, float], ...] = ()  # (stamp, rate) of payments that fell into it
+
+
+class MarketFeed(Protocol):
+    "Closed bars of one symbol, oldest first."
+
+    def next_bar(self) -> Bar | None:
+        "The next closed bar; None when there is none (yet)."
+        ...
+
+# %% ../../nbs/00_core/40_ports.ipynb #1efc2571
+class Venue(Protocol):
     "One account of one venue."
 
     def submit(self, order: OrderRequest) -> None:
@@ -168,26 +198,66 @@ class Exchange(Protocol):
         "What came in since the last call, in order of arrival."
         ...
 
-# %% ../../nbs/00_core/40_ports.ipynb #93431294
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    "One closed bar; prices in ticks, volume in steps."
-
-    open_ms: int
-    close_ms: int
-    open: int
-    high: int
-    low: int
-    close: int
-    volume: int
-    mark_high: int  # 0: no mark prices
-    mark_low: int
-    funding: tuple[tuple[int, float], ...] = ()  # (stamp, rate) of payments that fell into it
-
-
-class MarketFeed(Protocol):
-    "Closed bars of one symbol, oldest first."
-
-    def next_bar(self) -> Bar | None:
-        "The next closed bar; None when there is none (yet)."
+    def settled(self) -> None:
+        "All that was handed out is written down."
         ...
+
+    def save(self, symbol: str) -> dict[str, Any] | None:
+        "What has to be stored with the journal for the account to be there again; None where the venue keeps it."
+        ...
+
+    @property
+    def market(self) -> "MarketSide | None":
+        "Where its market is played to it; None where that happens elsewhere."
+        ...
+
+# %% ../../nbs/00_core/40_ports.ipynb #41638fbe
+class MarketSide(Protocol):
+    "What a market does to an account that lives in this process."
+
+    def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
+        "From now on other rules and costs (one COSTS record) hold for a symbol."
+        ...
+
+    def is_playing(self, symbol: str, bar: Bar) -> bool:
+        "Whether this bar was begun last, and not another."
+        ...
+
+    def open_bar(self, symbol: str, bar: Bar) -> None:
+        "Begin a bar: of all its prices only the open has happened."
+        ...
+
+    def play(self, symbol: str) -> bool:
+        "Play the bar's next instant; False when the bar is over."
+        ...
+
+    def fund(self, symbol: str, *, mark: int, rate: float, ts_ms: int) -> None:
+        "Charge or pay funding at its stamp, on a mark in ticks."
+        ...
+
+    def settle(self) -> bool:
+        "After the last bar: let the next thing that is on its way arrive; False when nothing is."
+        ...
+
+    def audit(self, symbol: str) -> np.ndarray:
+        "The venue model's record (one VENUE); raises `AutotraderError` when the wallet moved by anything but its bookings."
+        ...
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        "What went wrong on the line so far, how often."
+        ...
+
+
+class OpenVenue(Protocol):
+    "Opens an account for one symbol, or takes a stored one up again."
+
+    def __call__(
+        self,
+        instrument: Instrument,
+        *,
+        costs: np.ndarray,  # one COSTS record
+        wallet_e8: int,  # what the account began with
+        clock: Clock,
+        saved: Mapping[str, Any] | None,  # what `Venue.save` gave, as it was stored
+    ) -> Venue: ...

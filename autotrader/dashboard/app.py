@@ -76,7 +76,6 @@ def _listed_file(self: Any, path: str) -> str:
 ComponentResourceHandler.parse_url_path = _listed_file
 
 # %% ../../nbs/95_dashboard/80_app.ipynb #f3228eb6
-_THREADS = 4
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1f4e79"/>'
     '<path d="M6 21l6-6 5 4 9-10" fill="none" stroke="#fff" stroke-width="3" stroke-linecap="round" stroke-linejoin="round"/></svg>'
@@ -97,6 +96,9 @@ def _favicon() -> Response:
 
 def _script() -> Response:
     return Response(_SCRIPT, media_type="text/javascript")
+
+# %% ../../nbs/95_dashboard/80_app.ipynb #fbccb942
+_THREADS = 4
 
 
 def _add_pages(app: FastAPI, view: DeskView) -> None:
@@ -121,7 +123,7 @@ def _add_pages(app: FastAPI, view: DeskView) -> None:
         check_unused_sessions_milliseconds=5_000,
     )
 
-
+# %% ../../nbs/95_dashboard/80_app.ipynb #e5d3c997
 def create_app(
     settings: Settings,
     store: Store,

@@ -120,6 +120,7 @@ tr.fresh td { animation: fresh 2.5s ease-out } @keyframes fresh { from { backgro
 pre { margin: 0; font: 12.5px/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   max-height: 60vh; overflow-y: auto; scrollbar-width: thin }
 pre .WARNING { color: var(--warn) } pre .ERROR, pre .CRITICAL { color: var(--down) } pre .DEBUG { color: var(--dim) }
+@container (min-width: 621px) { .told td.t, .told td.what { width: 1%; white-space: nowrap; padding-right: 28px } }
 @container (max-width: 620px) { .wide { display: none } td, th { padding-right: 10px }
   .trades thead { display: none } .trades tr { display: grid; grid-template-columns: auto auto auto 1fr auto; gap: 1px 8px; padding: 9px 0;
     border-bottom: 1px solid var(--rule); grid-template-areas: "bot bot bot bot pnl" "side qty price . t" "why why why why why" }

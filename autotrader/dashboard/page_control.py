@@ -191,4 +191,4 @@ def _draw_states(page: ControlPage) -> None:
     for bot, pane in page.states.items():
         if bot is not None:
             row = bots[bot]
-            put(pane, f"<b>{escape(bot)}</b> {bot_chip(row)}<div>{position_of(row)}</div>")
+            put(pane, f"<b>{escape(bot)}</b>&ensp;{bot_chip(row)}<div>{position_of(row)}</div>")

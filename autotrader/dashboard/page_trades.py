@@ -82,12 +82,12 @@ class TradesPage:
     body: Any = None
     filters: Any = None
     pager: Any = None
-    view_of_rows: Any = field(default_factory=piece)
+    rows: Any = field(default_factory=piece)
     seen: Seen = field(default_factory=Seen)
 
     def __post_init__(self) -> None:
         self.filters, self.pager = TradeFilterForm(self.view, lambda: self.pager.go(0)), Pager(self.turned)
-        self.body = stacked(boxed(self.filters.row), self.view, self.pager.row)
+        self.body = stacked(boxed(self.filters.row), self.rows, self.pager.row)
 
     def turned(self) -> None:
         self.seen = Seen()
@@ -102,5 +102,5 @@ class TradesPage:
         empty = NO_TRADES if wanted == TradeFilter() else "No trade matches: choose other filters, or clear the dates."
         fresh = self.seen.fresh([row.id for row in rows], self.view.clock.now_ms())
         lines = trades_table(rows, zone, empty=empty, fresh=fresh)
-        put(self.view_of_rows, card("Trades", lines, note=note, aside="newest first"))
+        put(self.rows, card("Trades", lines, note=note, aside="newest first"))
         pager.stand(next=found.next)

@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from ..bots.projection import why_exit
-from ..bots.replay import fill_after, fill_before, fold
+from ..bots.replay import fill_of, fold
 from ..core.clock import iso
 from ..core.errors import ConfigError
 from ..engine import policy
@@ -98,10 +98,9 @@ def relive(store: Store, order: Mapping[str, Any]) -> list[Moment]:
     moments = []
     for i in range(begin, len(events)):
         event, rules = events[i : i + 1], params[int(state["params_id"][0])]
-        fill = fill_before(state, event)
+        before = state.copy()
         n = policy.step(state[0], event[0], rules[0], out)
-        if fill is not None:
-            fill_after(fill, state)
+        fill = fill_of(event, before, state)
         mine = recorded[seqs == event["seq"][0]]
         moments.append(
             Moment(

@@ -38,7 +38,7 @@ class Scale(StrEnum):
     QUANTITY = "quantity"  # coins or contracts, never negative
 
 # %% ../../nbs/30_features/30_columns.ipynb #039ca1a7
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ColumnSpec:
     "What the house knows of one column."
 
@@ -61,24 +61,25 @@ class ColumnSpec:
         "Name with its parameters, as in `ema_20`."
         return "_".join([self.name, *(f"{value:g}" for value in settle(self.name, self.parameters, params).values())])
 
+    def __repr__(self) -> str:
+        chosen = ", ".join(f"{each.name}={each.default:g}" for each in self.parameters)
+        return f"{self.name}({chosen}): {self.about}; {self.scale}, from {self.source}, after {self.warmup()} bars"
+
 # %% ../../nbs/30_features/30_columns.ipynb #9ca15e64
-_F = TypeVar("_F", bound=Callable[..., Any])
-_REGISTERED: dict[str, ColumnSpec] = {}
+_HOUSE = "autotrader.features"
 
 
-_NOTEBOOK = "__main__"
+@cache
+def _load_house() -> None:
+    "Import the modules of this package, which register their columns."
+    package = import_module(_HOUSE)
+    for module in iter_modules(package.__path__):
+        import_module(f"{_HOUSE}.{module.name}")
 
-
-def _enter(spec: ColumnSpec) -> None:
-    other = _REGISTERED.get(spec.name, spec)
-    if spec.origin in (other.origin, _NOTEBOOK):
-        _REGISTERED[spec.name] = spec
-    elif other.origin != _NOTEBOOK:  # a notebook's stays when its module is imported
-        raise ConfigError(f"column {spec.name!r} is there already, from {other.origin}: choose another name")
-
-
+# %% ../../nbs/30_features/30_columns.ipynb #b94e458f
 def _checked(spec: ColumnSpec) -> ColumnSpec:
-    where = f"column {spec.name!r}"
+    "The same; raises `ConfigError` on what cannot be."
+    where, limit = f"column {spec.name!r}", RUN_IN_MS // 60_000
     if not spec.name.isidentifier():
         raise ConfigError(f"{where} must have a name like a variable's: letters, digits and _")
     if isinstance(spec.inputs, str) or not spec.inputs:
@@ -88,13 +89,28 @@ def _checked(spec: ColumnSpec) -> ColumnSpec:
     if not spec.about:
         raise ConfigError(f"{where} must say what it is: write a line under its def, or give about=")
     longest = spec.bars(**{each.name: each.checked(spec.name, each.high) for each in spec.parameters})
-    if not 0 <= longest < RUN_IN_MS // 60_000:
+    if not isinstance(longest, int) or not 0 <= longest < limit:
         raise ConfigError(
-            f"{where} warms up for {longest} bars at its longest, must be less than {RUN_IN_MS // 60_000}: lower the upper bounds of its parameters"
+            f"{where} must warm up for a whole number of bars below {limit}, was {longest} at its longest: lower the upper bounds of its parameters"
         )
     return spec
 
-# %% ../../nbs/30_features/30_columns.ipynb #b94e458f
+# %% ../../nbs/30_features/30_columns.ipynb #d6f369e9
+_NOTEBOOK = "__main__"
+_REGISTERED: dict[str, ColumnSpec] = {}
+
+
+def _enter(spec: ColumnSpec) -> None:
+    other = _REGISTERED.get(spec.name, spec)
+    if spec.origin in (other.origin, _NOTEBOOK):
+        _REGISTERED[spec.name] = spec
+    elif other.origin != _NOTEBOOK:  # a notebook's stays when its module is imported
+        raise ConfigError(f"column {spec.name!r} is there already, from {other.origin}: choose another name")
+
+# %% ../../nbs/30_features/30_columns.ipynb #abaa428e
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
 def register(
     *,
     inputs: tuple[str, ...],  # fields of candles, names of extras, "candles"
@@ -108,6 +124,8 @@ def register(
 ) -> Callable[[_F], _F]:
     "Make a function a column that can be asked for by name; raises `ConfigError` on a name that is taken or a declaration that cannot be."
     here = sys._getframe(1).f_globals
+    if not here.get("__name__", "").startswith(_HOUSE):
+        _load_house()  # whose names are taken first
 
     def entered(function: _F) -> _F:
         told = (function.__doc__ or "").strip() if about is None else about
@@ -129,14 +147,6 @@ def register(
     return entered
 
 # %% ../../nbs/30_features/30_columns.ipynb #310eb23b
-@cache
-def _load_house() -> None:
-    "Import the modules of this package, which register their columns."
-    package = import_module("autotrader.features")
-    for module in iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-
-
 def columns() -> Mapping[str, ColumnSpec]:
     "All registered columns by name, in alphabetical order."
     _load_house()

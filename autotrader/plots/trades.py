@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..core.clock import DAY_MS
 from ..core.errors import DataError
 from ..core.market import Floats
-from ..engine.simulate import Tape
+from ..engine.simulate import STOP, Tape
 from autotrader.plots.canvas import (
     SCALE,
     WIDTH,
@@ -199,6 +199,19 @@ def _counts(trips: np.ndarray, since: int, until: int, *, middle: float, reach: 
     ]
     return [each for each in paths if 'd=""' not in each], words
 
+# %% ../../nbs/62_plots/20_trades.ipynb #90cd42c4
+def _stop_paths(stops: np.ndarray, trips: np.ndarray, tick: float, up: Up, since: int, until: int) -> list[str]:
+    "Where the stops of these trips stood."
+    steps = []
+    for trip in trips:
+        own = stops[(stops["trip"] == trip["trip"]) & (stops["stop"] > 0)]
+        x, price = across(np.r_[own["ts_ms"], trip["closed_ms"]], since, until), own["stop"] * tick
+        y, is_inside = up(price), (price >= up.low) & (price <= up.high)
+        for k in np.flatnonzero(is_inside):
+            begin = f"V{y[k]:.1f}" if k and is_inside[k - 1] else f"M{x[k]:.1f} {y[k]:.1f}"
+            steps.append(f"{begin}H{x[k + 1]:.1f}")
+    return [f'<path class="at-start" d="{"".join(steps)}"/>'] if steps else []
+
 # %% ../../nbs/62_plots/20_trades.ipynb #cb12a41e
 def _many(trips: int) -> str:
     return f"{trips:,} round trip{'' if trips == 1 else 's'}"
@@ -210,7 +223,7 @@ def _records(trips: np.ndarray) -> np.ndarray:
     return trips
 
 
-def _noted(bars: Priced, candles: Bars, trips: int, drawn: int, unit: str) -> str:
+def _noted(bars: Priced, candles: Bars, trips: int, drawn: int, unit: str, *, has_stops: bool) -> str:
     made = "" if candles.bar_ms == bars.bar_ms else f", joined from {len(bars.open_ms):,} of {length(bars.bar_ms)}"
     shown = (
         _many(trips)
@@ -219,10 +232,10 @@ def _noted(bars: Priced, candles: Bars, trips: int, drawn: int, unit: str) -> st
     )
     return (
         f"price in {unit}, {len(candles.open_ms):,} candles of {length(candles.bar_ms)}{made}, dates UTC\n"
-        f"{shown}; ▲ long ▼ short at the entry; blue won, red lost after fees"
+        f"{shown}; ▲ long ▼ short at the entry; blue won, red lost after fees{'; dashed: the stop' if has_stops else ''}"
     )
 
-
+# %% ../../nbs/62_plots/20_trades.ipynb #d3b20de2
 def trades_svg(
     bars: Priced,  # `Candles`, or `bars_of(tape, tick=…)`
     trips: np.ndarray,  # TRIP records of `engine.metrics.round_trips`
@@ -230,6 +243,7 @@ def trades_svg(
     tick: float,  # price of one tick, in which trips are kept
     title: str,
     unit: str,  # quote coin
+    stops: np.ndarray | None = None,  # STOP records of the run; drawn where every trip is
     width: int = WIDTH,
     height: int = 420,
 ) -> str:
@@ -240,7 +254,8 @@ def trades_svg(
     x = across(trips["opened_ms"], since, until) * room_of(width)[0] / SCALE
     drawn = trips[_apart(trips, x, Up(low=low, high=high, top=0.0, floor=height * 0.65)(trips["entry"] * tick))]
     is_thinned = len(drawn) < len(trips)
-    note = _noted(bars, candles, len(trips), len(drawn), unit)
+    guards = np.zeros(0, STOP) if stops is None or is_thinned else stops[np.isin(stops["trip"], trips["trip"])]
+    note = _noted(bars, candles, len(trips), len(drawn), unit, has_stops=len(guards) > 0)
     up = Up(low=low, high=high, top=top_of(title, note), floor=height - 26 - (74 if is_thinned else 0))
     lines, marks = _trip_paths(drawn, _exits(drawn, tick, bars), tick, up, since, until)
     strip, words = _counts(trips, since, until, middle=height - 60.0, reach=26.0) if is_thinned else ([], [])
@@ -250,7 +265,15 @@ def trades_svg(
         *value_rows(up),
         *words,
         *date_labels(since, until, height - 6),
-        stretched([*_candle_paths(candles, up, since, until), *strip, *lines], height),
+        stretched(
+            [
+                *_candle_paths(candles, up, since, until),
+                *_stop_paths(guards, trips, tick, up, since, until),
+                *strip,
+                *lines,
+            ],
+            height,
+        ),
         *marks,
     ]
     return framed_svg(body, title=title, note=note, width=width, height=height, says=says)

@@ -102,7 +102,7 @@ def _trips_drawn(result: Result) -> str:
     part, coin = result.part, coin_of(result.part.instrument.symbol)
     tick, title = float(part.instrument.rules.tick_size), f"Round trips on {part.instrument.symbol}"
     bars = bars_of_tape(part.tape, tick=tick)
-    return trades_svg(bars, round_trips(result.run), tick=tick, title=title, unit=coin)
+    return trades_svg(bars, round_trips(result.run), stops=result.run.stops, tick=tick, title=title, unit=coin)
 
 
 def _pictures(result: Result) -> Markup:
@@ -141,7 +141,8 @@ def _closer(result: Result) -> list[str]:
     bars = bars_of_tape(tape._replace(**columns), tick=tick)
     inside = (trips["opened_ms"] >= bars.open_ms[0]) & (trips["closed_ms"] <= bars.open_ms[-1])
     title = f"The worst round trip from close by, {minutes_of(iso(int(worst['opened_ms'])))}"
-    return [trades_svg(bars, trips[inside], tick=tick, title=title, unit=coin_of(part.instrument.symbol))]
+    stops, coin = result.run.stops, coin_of(part.instrument.symbol)
+    return [trades_svg(bars, trips[inside], stops=stops, tick=tick, title=title, unit=coin)]
 
 
 def _spreads(result: Result) -> Markup:
@@ -305,7 +306,8 @@ def _noted_said(notes: Mapping[str, int]) -> list[str]:
     causes = [f"{_many(notes[name], 'time')} after {why}" for name, why in _PAUSES.items() if name in notes]
     told = [f"The bot paused itself {', '.join(causes)}."] if causes else []
     kept = [text.format(_many(notes[name], "signal")) for name, text in _NOTES.items() if name in notes]
-    return told + ([f"{'; '.join(kept)}."] if kept else [])
+    moved = [f"Its stops were moved {_many(notes['STOP_MOVED'], 'time')}."] if "STOP_MOVED" in notes else []
+    return told + moved + ([f"{'; '.join(kept)}."] if kept else [])
 
 
 def doubts(result: Result) -> list[str]:

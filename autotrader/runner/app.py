@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
+from ..bots.session import state_of
 from ..config.sections import BotSettings
 from ..config.settings import Settings, find_bot
 from ..core.clock import Clock, iso
@@ -29,12 +30,13 @@ from ..core.errors import ConfigError, DataError, StoreError
 from ..core.market import Instrument
 from ..data.instruments import known
 from ..exchange.streams import PublicFeed, Subscription
+from ..exchange.venues import open_paper
 from .control import Commands
 from .lease import TTL_MS, Tenure, try_take
 from .live import Live
 from .replay import Replay, ReplayPlan, replay_file, script_of
 from .schedule import Inbox, ScheduledTask, by_cron, every, started
-from .supervisor import Supervisor, state_of, stored_book
+from .supervisor import Supervisor, stored_book
 from ..search.task import prepare
 from ..status.liveness import holder_label, is_dead
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
@@ -87,10 +89,10 @@ def _pulse(supervisor: Supervisor, driver: Driver | None, state: str) -> None:
         details |= {name: getattr(driver, name) for name in names}
     if not beat(supervisor.store, "runner", now_ms=now_ms, epoch=epoch, details=details):
         raise LeaseLost("another runner gives signs of life: this one stops")
-    for bot, seat in supervisor.seats.items():
-        bot_state, why = state_of(seat)
+    for bot, session in supervisor.sessions.items():
+        bot_state, why = state_of(session.bot.state[0], trouble=session.trouble, is_out=session.is_out)
         told_ms = driver.time_ms if driver is not None else now_ms
-        row = {"state": bot_state, "why": why, "bar_ms": seat.bar_ms, "time_ms": told_ms}
+        row = {"state": bot_state, "why": why, "bar_ms": session.bar_ms, "time_ms": told_ms}
         beat(supervisor.store, f"runner/{bot}", now_ms=now_ms, epoch=epoch, details=row)
 
 
@@ -115,9 +117,9 @@ def _turn(
     ]
     scheduler, where = started(tasks, inbox), "a replay" if driver.mode == "replay" else "paper"
     try:
-        supervisor.tell("INFO", "STARTUP", f"trading on {where}: {', '.join(supervisor.seats)}")
+        supervisor.tell("INFO", "STARTUP", f"trading on {where}: {', '.join(supervisor.sessions)}")
         supervisor.writer.commit()
-        on_news(f"trading on {where}: {', '.join(supervisor.seats)}")
+        on_news(f"trading on {where}: {', '.join(supervisor.sessions)}")
         _pulse(supervisor, driver, _state(driver))
         is_over, told_of = False, 0
         while not stop.is_set() and not (is_over and not stay):
@@ -227,11 +229,10 @@ def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> 
     if stage not in ("paper", "development"):
         raise ConfigError(f'general.environment = "{stage}": this version trades on paper only, set it to "paper"')
     bots = _bots(settings)
-    instruments = {bot.symbol: _instrument(store, bot, clock.now_ms()) for bot in bots}
-    frames = {symbol: {bot.timeframe for bot in bots if bot.symbol == symbol} for symbol in instruments}
+    instruments = {(bot.venue, bot.symbol): _instrument(store, bot, clock.now_ms()) for bot in bots}
+    frames = {key: {bot.timeframe for bot in bots if (bot.venue, bot.symbol) == key} for key in instruments}
     wanted = [
-        Subscription(instrument=instruments[symbol], timeframes=tuple(sorted(names)))
-        for symbol, names in frames.items()
+        Subscription(instrument=instruments[key], timeframes=tuple(sorted(names))) for key, names in frames.items()
     ]
 
     def build(supervisor: Supervisor) -> Driver:
@@ -297,7 +298,7 @@ def run(
                     stop.wait(0.5)
                     continue
                 holder = ""
-                supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
+                supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)
                 _pulse(supervisor, None, "starting")
                 driver, has_traded = build(supervisor), True
                 _turn(supervisor, driver, stop=stop, stay=stay, on_news=on_news)
@@ -350,7 +351,7 @@ def direct(
                 f"{holder_label(tenure)} trades on this database: leave out --direct, it hears the command"
             )
         try:
-            supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
+            supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)
             return _do_one(
                 supervisor, build(supervisor), request(store, name, bot=chosen, who=who, args={}, now_ms=clock.now_ms())
             )

@@ -14,33 +14,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from ..bots.session import Session, state_of
 from ..bots.subbot import command
 from ..engine.events import Command
-from .supervisor import Seat, Supervisor, attempt, state_of
+from .supervisor import Supervisor, attempt
 from ..store.control import Request, answer, take, waiting
 
 # %% ../../nbs/90_runner/35_control.ipynb #3648e7fd
 _CODES = {"stop": Command.PAUSE, "resume": Command.RESUME, "flatten": Command.FLATTEN}
 
 
-def obey(supervisor: Supervisor, name: str, seats: Sequence[Seat]) -> None:
+def obey(supervisor: Supervisor, name: str, sessions: Sequence[Session]) -> None:
     "Carry out stop, resume or flatten for some bots."
-    for seat in seats:
-        if attempt(supervisor, seat, partial(command, seat.bot, _CODES[name])) and name == "resume":
-            seat.trouble = ""
-        seat.settle()
+    for session in sessions:
+        if attempt(supervisor, session, partial(command, session.bot, _CODES[name])) and name == "resume":
+            session.trouble = ""
+        session.settle()
     supervisor.writer.commit()
 
 
-def outcome(name: str, seats: Sequence[Seat]) -> dict[str, Any]:
+def outcome(name: str, sessions: Sequence[Session]) -> dict[str, Any]:
     "What came of it, for people and for scripts."
     bots, held, broken = {}, [], []
-    for seat in seats:
-        state, why = state_of(seat)
-        qty = seat.bot.instrument.qty(int(seat.bot.state["qty"][0]))
-        bots[seat.bot.bot] = {"state": state, "why": why, "position": f"{qty:f}"}
-        held += [] if seat.is_flat else [seat.bot.bot]
-        broken += [seat.bot.bot] if seat.is_out else []
+    for session in sessions:
+        state, why = state_of(session.bot.state[0], trouble=session.trouble, is_out=session.is_out)
+        qty = session.bot.instrument.qty(int(session.bot.state["qty"][0]))
+        bots[session.bot.bot] = {"state": state, "why": why, "position": f"{qty:f}"}
+        held += [] if session.is_flat else [session.bot.bot]
+        broken += [session.bot.bot] if session.is_out else []
     text = {"stop": "nothing new is opened", "resume": "trading", "flatten": "flat"}[name]
     if name == "flatten" and held:
         text = f"exit orders are out, not filled yet: {', '.join(held)}"
@@ -57,7 +58,7 @@ FLAT_MS = 8_000  # how long an answer waits for a position to be gone
 @dataclass(slots=True, eq=False)
 class _Open:
     asked: Request
-    seats: list[Seat]
+    sessions: list[Session]
     until_ms: int
 
 
@@ -76,12 +77,12 @@ class Commands:
             now_ms = self.supervisor.clock.now_ms()
             if not take(self.supervisor.store, asked.id, epoch=self.epoch, now_ms=now_ms):
                 continue
-            seats = [seat for bot, seat in self.supervisor.seats.items() if asked.bot in (None, bot)]
-            if seats:
-                obey(self.supervisor, asked.command, seats)
-                self._open.append(_Open(asked, seats, now_ms + FLAT_MS))
+            sessions = [session for bot, session in self.supervisor.sessions.items() if asked.bot in (None, bot)]
+            if sessions:
+                obey(self.supervisor, asked.command, sessions)
+                self._open.append(_Open(asked, sessions, now_ms + FLAT_MS))
             else:
-                there = ", ".join(self.supervisor.seats) or "none"
+                there = ", ".join(self.supervisor.sessions) or "none"
                 self._answer(asked, "failed", {"message": f"no bot {asked.bot} trades here: {there}"})
         self.settle()
 
@@ -90,10 +91,10 @@ class Commands:
         now_ms = self.supervisor.clock.now_ms()
         for job in list(self._open):
             name = job.asked.command
-            if name != "flatten" or now_ms >= job.until_ms or all(seat.is_flat for seat in job.seats):
+            if name != "flatten" or now_ms >= job.until_ms or all(session.is_flat for session in job.sessions):
                 self._open.remove(job)
-                told = outcome(name, job.seats)
-                is_broken = any(seat.is_out for seat in job.seats)
+                told = outcome(name, job.sessions)
+                is_broken = any(session.is_out for session in job.sessions)
                 self._answer(job.asked, "failed" if is_broken else "done", told)
 
     def _answer(self, asked: Request, state: Literal["done", "failed"], result: dict[str, Any]) -> None:

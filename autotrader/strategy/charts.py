@@ -72,7 +72,7 @@ def _player(name: str, signals: Signals, columns: Mapping[str, Floats], base: ty
 
     return type(name, (base,), {"init": init, "next": next})
 
-
+# %% ../../nbs/55_strategy/70_charts.ipynb #1ffc7175
 def _columns(strategy: Strategy, candles: Candles, unit: float) -> dict[str, Floats]:
     "What a template reads, by role; prices in the chart's unit."
     reads = strategy.reads() if hasattr(strategy, "reads") else {}
@@ -94,7 +94,7 @@ def _frame(candles: Candles) -> "pd.DataFrame":
     columns = {name.capitalize(): getattr(candles, name).copy() for name in ("open", "high", "low", "close", "volume")}
     return pd.DataFrame(columns, index=pd.DatetimeIndex(pd.to_datetime(candles.open_ms, unit="ms")))
 
-
+# %% ../../nbs/55_strategy/70_charts.ipynb #6a9dce39
 def replay(
     strategy: Strategy | str,  # or the name of a template
     candles: Candles,
@@ -137,7 +137,7 @@ def _told(name: str, candles: Candles, *, cash: float, commission: float, spread
         f"({cash:,.0f}), commission {100 * commission:g} % a side, spread {100 * spread:g} %; no stops, no funding, no sizing.{joined}"
     )
 
-
+# %% ../../nbs/55_strategy/70_charts.ipynb #f73215c1
 _FETCHED = re.compile(r'^<script src="[^"\n]*"></script>$', re.M)  # Panel, once imported, adds one to every page
 
 

@@ -20,7 +20,7 @@ import talib
 
 from autotrader.core.clock import parse_time
 from autotrader.core.market import COLUMNS, Candles, Instrument, VenueRules
-from autotrader.engine.events import PARAMS, Sizing, Split, Threshold
+from autotrader.engine.events import PARAMS, Sizing, Split, StopKind, Threshold
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import Stats, measure
 from autotrader.engine.signals import Signals
@@ -90,6 +90,13 @@ class Work:
         return run(
             self.tape, self.signals, self.atr, params=self.params, costs=self.costs, wallet_e8=WALLET_E8, **options
         )
+
+    def changed(self, **fields: float) -> "Work":
+        "The same with other parameters."
+        params = self.params.copy()
+        for name, value in fields.items():
+            params[name] = value
+        return replace(self, params=params)
 
     def whole(self) -> Stats:
         return measure(self.simulate(curve=False), wallet_e8=WALLET_E8, bars=YEAR)
@@ -189,8 +196,7 @@ def test_bench_a_year_of_minutes_is_simulated_far_faster_than_by_others(
     work: Work, tmp_path: Path, benchmark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stats = benchmark.pedantic(work.whole, rounds=20, warmup_rounds=2)
-    plain = replace(work, params=work.params.copy())
-    plain.params["split"] = Split.NONE  # what the others can do: one order in, one out
+    plain = work.changed(split=Split.NONE)  # what the others can do: one order in, one out
     assert stats.trades > 1_000 and plain.whole().trades > 1_000
     ours_s, plain_s = median_s(work.whole, 30), median_s(plain.whole, 30)
     alone_s = median_s(lambda: work.simulate(curve=False), 30)
@@ -220,3 +226,23 @@ def test_bench_passing_over_quiet_bars_pays(work: Work) -> None:
     quick = median_s(lambda: work.simulate(curve=False), 5)
     full = median_s(lambda: work.simulate(curve=False, shortcuts=False), 2)
     assert full / quick >= 4
+
+
+MOVING = {
+    "trailing, in steps of a tenth": {"sl_kind": StopKind.TRAILING, "trail_step": 0.1},
+    "trailing, in steps of a half": {"sl_kind": StopKind.TRAILING, "trail_step": 0.5},
+    "break even": {"sl_kind": StopKind.BREAK_EVEN, "break_even_at": 1.0, "round_trip_cost": 0.0011},
+}
+
+
+def test_bench_a_stop_that_moves_costs_what_its_moves_and_trips_cost(
+    work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, fixed_s = [], median_s(work.whole, 15)
+    for name, stop in MOVING.items():
+        moving = work.changed(**stop)
+        moves, trips, took_s = moving.simulate().notes["STOP_MOVED"], moving.whole().trades, median_s(moving.whole, 15)
+        lines.append(f"{name}: {took_s * 1e3:.1f} ms, {trips:,} round trips, {moves:,} moves")
+        assert took_s / fixed_s < 4
+    with capsys.disabled():
+        print(f"\nP1 with stops that move (fixed: {fixed_s * 1e3:.1f} ms): {'; '.join(lines)}")

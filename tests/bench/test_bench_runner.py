@@ -23,7 +23,8 @@ from autotrader.core.market import Candles, Instrument
 from autotrader.core.ports import Bar, OrderRequest
 from autotrader.data.instruments import known
 from autotrader.exchange.account import REMEMBERED
-from autotrader.exchange.streams import Closed, FeedStatus, Slice
+from autotrader.exchange.news import Closed, FeedStatus, Slice
+from autotrader.exchange.venues import open_paper
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.live import Live
 from autotrader.runner.supervisor import Supervisor
@@ -104,11 +105,11 @@ def remember(store: Store, candles: Candles) -> None:
 class Mute:
     "A feed that says nothing: the test speaks to the market itself."
 
-    def start(self, since_ms: Mapping[tuple[str, str], int]) -> None: ...
+    def start(self, since_ms: Mapping[tuple[str, str, str], int]) -> None: ...
 
     def get(self, timeout_s: float) -> None: ...
 
-    def ask_now(self, symbol: str, timeframe: str) -> None: ...
+    def ask_now(self, venue: str, symbol: str, timeframe: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -173,6 +174,7 @@ class Stand:
                 a, b = (round(first + (last - first) * at / HOUR) for at in (since, until))
                 self.live.market.hear(
                     Slice(
+                        venue="bybit",
                         symbol=symbol,
                         bar=Bar(
                             open_ms=begin + since,
@@ -193,13 +195,13 @@ class Stand:
         self.watch.start()
         worked_s, begun_s = time.thread_time(), time.perf_counter()
         for symbol, candles in self.candles.items():
-            self.live.market.hear(Closed(symbol=symbol, timeframe="1h", candle=candles[i : i + 1]))
+            self.live.market.hear(Closed(venue="bybit", symbol=symbol, timeframe="1h", candle=candles[i : i + 1]))
         return begun_s, time.thread_time() - worked_s
 
     def ask(self) -> None:
         "All three strategies once, on all they know."
-        for player in self.live.market.players:
-            newest_signal(player.settings, player.strategy, player.history.candles)
+        for bot in self.live.market.bots:
+            newest_signal(bot.settings, bot.strategy, bot.history.candles)
 
 
 @contextmanager
@@ -212,10 +214,11 @@ def stand(folder: Path, symbols: tuple[str, ...]) -> Iterator[Stand]:
             remember(store, each)
         tenure = try_take(store, clock=clock)
         assert isinstance(tenure, Tenure)
-        supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure)
-        live = Live(supervisor, settings, {symbol: market_of(symbol) for symbol in candles}, Mute())
-        for player in live.market.players:
-            player.seat.paper.submit = watch.submit(player.seat.paper.submit)  # type: ignore[method-assign]
+        supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)
+        live = Live(supervisor, settings, {("bybit", symbol): market_of(symbol) for symbol in candles}, Mute())
+        for bot in live.market.bots:
+            paper = bot.session.venue.inner  # type: ignore[attr-defined]
+            paper.submit = watch.submit(paper.submit)
         supervisor.writer.commit = watch.commit(supervisor.writer)  # type: ignore[method-assign]
         store.engine.dialect.do_commit = watch.sync(store.engine.dialect.do_commit)  # type: ignore[assignment]
         live.market.hear(FeedStatus(is_up=True, why="connected"))
@@ -269,9 +272,9 @@ def test_bench_a_bar_close_becomes_orders_in_a_few_commits_time(
             for _ in range(written):
                 alone.commit()
             least_s.append(time.perf_counter() - begun_s)
-        seats = on.live.market.supervisor.seats.values()
-        ended = [len(seat.paper.account.book(seat.bot.instrument.symbol).ended) for seat in seats]
-        assert not any(seat.trouble for seat in seats)
+        sessions = on.live.market.supervisor.sessions.values()
+        ended = [len(each.venue.inner.account.book(each.symbol).ended) for each in sessions]  # type: ignore[attr-defined]
+        assert not any(each.trouble for each in sessions)
     half, whole = len(took_s) // 2, sum(took_s)
     ratio = statistics.median(took_s) / statistics.median(least_s)
     with capsys.disabled():

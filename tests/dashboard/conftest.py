@@ -20,14 +20,22 @@ from autotrader.dashboard.auth import make_login
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("visited")
 
-from visited import PASSWORD, Desk, filled, until  # noqa: E402  lies beside this file
+from visited import PASSWORD, Desk, Played, copied, filled, until  # noqa: E402  lies beside this file
 
 
 @pytest.fixture(scope="session")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    "Three bots that lived through the sample; only their heartbeats change."
+    settings, store, rehearsal = filled(tmp_path_factory.mktemp("played"))
+    yield Played(settings, store, rehearsal)
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def desk(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     from autotrader.dashboard.app import create_app  # takes seconds, and the API's tests do without
 
-    settings, store, _ = filled(tmp_path_factory.mktemp("desk"))
+    settings, store = copied(played, tmp_path_factory.mktemp("desk"))
     guard = create_app(settings, store, login=make_login("admin", PASSWORD), clock=SystemClock())
     server = uvicorn.Server(
         uvicorn.Config(guard, port=0, log_config=None, log_level="warning", timeout_graceful_shutdown=1)

@@ -1,58 +1,21 @@
 """A number is the same in a report, on a page, over HTTP and on the command line: they are asked of one journal."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from visited import filled, heard
+from visited import Played, heard
 
 from autotrader.cli.status import document
-from autotrader.config.settings import Settings
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.api import add_api
 from autotrader.dashboard.components import number, percent
 from autotrader.dashboard.page_portfolio import PortfolioPage
-from autotrader.dashboard.view import DeskView
-from autotrader.engine.metrics import Stats, deepest_fall
-from autotrader.runner.rehearsal import Rehearsal
+from autotrader.engine.metrics import deepest_fall
 from autotrader.status.bots import bots_of
-from autotrader.status.performance import Performance, Tally, performance_of
-from autotrader.store.database import Store
+from autotrader.status.performance import Tally
 
 CLOCK = SystemClock()
-
-
-@dataclass(frozen=True)
-class Played:
-    "Three bots that lived through the sample, and what the house says of them."
-
-    settings: Settings
-    store: Store
-    rehearsal: Rehearsal
-
-    @property
-    def view(self) -> DeskView:
-        return DeskView(self.settings, self.store, CLOCK, Tally(self.store))
-
-    def pairs(self) -> list[tuple[Any, Stats, Performance]]:
-        "Of each bot its run, the report's statistics, and the status."
-        tally, found = Tally(self.store), []
-        for bot, played in zip(self.settings.sub_bots, self.rehearsal.performances, strict=True):
-            status = performance_of(self.store, bot.id, tally.trips(bot.id, CLOCK.now_ms()))
-            assert status is not None
-            found.append((played.result, played.result.stats, status))
-        return found
-
-
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    settings, store, rehearsal = filled(tmp_path_factory.mktemp("played"))
-    yield Played(settings, store, rehearsal)
-    store.close()
 
 
 def test_the_status_has_the_statistics_of_the_report_to_the_digit(played: Played) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from visited import filled, heard, ms
+from visited import Played, heard, ms
 
 from autotrader.config.settings import Settings, parse, template
 from autotrader.core.clock import DAY_MS, SystemClock
@@ -113,13 +113,11 @@ def short_and_long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[St
         store.close()
 
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Store]]:
-    "A desk that no other test changes."
-    settings, store, _ = filled(tmp_path_factory.mktemp("rehearsed"), bars=600)
-    heard(settings, store)
-    yield settings, store
-    store.close()
+@pytest.fixture
+def rehearsed(played: Played) -> tuple[Settings, Store]:
+    "A desk that no other test changes, and whose runner lives."
+    heard(played.settings, played.store)
+    return played.settings, played.store
 
 
 def steps_of(store: Store, question: Callable[[Store], object]) -> int:

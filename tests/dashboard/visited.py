@@ -1,6 +1,7 @@
 """A desk with real rows from a rehearsal of the embedded sample, and its dashboard."""
 
 import base64
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,13 @@ import sqlalchemy as sa
 from autotrader.config.settings import Settings, parse, template
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.auth import AccessGuard
+from autotrader.dashboard.view import DeskView
 from autotrader.data.sample import eurusd
+from autotrader.engine.metrics import Stats
 from autotrader.runner.rehearsal import Rehearsal, rehearse
 from autotrader.search.task import prepare
 from autotrader.status.liveness import RUNNER, holder_name
+from autotrader.status.performance import Performance, Tally, performance_of
 from autotrader.store import candles, control
 from autotrader.store.control import beat, take_lease
 from autotrader.store.database import Store, open_store
@@ -137,6 +141,28 @@ class Desk:
         return Decimal(row["total_balance_usdt"])
 
 
+@dataclass(frozen=True)
+class Played:
+    "Three bots that lived through the sample, and what the house says of them."
+
+    settings: Settings
+    store: Store
+    rehearsal: Rehearsal
+
+    @property
+    def view(self) -> DeskView:
+        return DeskView(self.settings, self.store, SystemClock(), Tally(self.store))
+
+    def pairs(self) -> list[tuple[Any, Stats, Performance]]:
+        "Of each bot its run, the report's statistics, and the status."
+        tally, found = Tally(self.store), []
+        for bot, played in zip(self.settings.sub_bots, self.rehearsal.performances, strict=True):
+            status = performance_of(self.store, bot.id, tally.trips(bot.id, SystemClock().now_ms()))
+            assert status is not None
+            found.append((played.result, played.result.stats, status))
+        return found
+
+
 def filled(folder: Path, *, bars: int = 1500) -> tuple[Settings, Store, Rehearsal]:
     "A folder with a configuration, and a database with what three bots did in some hundred hours of the sample."
     (folder / "config.toml").write_text(template("sample"))
@@ -149,6 +175,13 @@ def filled(folder: Path, *, bars: int = 1500) -> tuple[Settings, Store, Rehearsa
     (folder / "logs").mkdir()
     (folder / "logs" / "runner.log").write_text("[2026-01-01T00:00:00.000Z] [INFO] [autotrader.runner] began\n")
     return settings, store, rehearsal
+
+
+def copied(played: Played, folder: Path) -> tuple[Settings, Store]:
+    "The same desk in another folder, for tests that change it."
+    shutil.copytree(played.settings.folder, folder, dirs_exist_ok=True)
+    settings = parse(template("sample"), path=folder / "config.toml", env=CANARIES)
+    return settings, open_store(settings.database_url, folder=folder)
 
 
 def until(holds: Callable[[], object], *, seconds: float = 30) -> None:

@@ -36,6 +36,7 @@ def calm_case(seed: int, n: int, share: float) -> Case:
 
 def assert_equal(one: Run, other: Run) -> None:
     assert one.fills.tobytes() == other.fills.tobytes()
+    assert one.stops.tobytes() == other.stops.tobytes()
     assert one.equity_e8.tobytes() == other.equity_e8.tobytes()
     assert (one.day_ms.tolist(), one.day_equity_e8.tolist()) == (other.day_ms.tolist(), other.day_equity_e8.tolist())
     assert (one.held, one.max_drawdown, one.notes) == (other.held, other.max_drawdown, other.notes)

@@ -10,8 +10,7 @@ from test_decision_parity import HARD
 from autotrader.engine.policy import PATIENCE_MS, PROTECT_TRIES
 from autotrader.exchange.paper import RoughExchange
 from autotrader.runner import rehearsal
-from autotrader.runner import stage as floor_stage
-from autotrader.runner.rehearsal import Actor
+from autotrader.runner.rehearsal import RehearsedBot
 from autotrader.store.database import open_store
 
 
@@ -27,11 +26,12 @@ def test_a_position_without_a_stop_is_known_and_being_dealt_with(
     naked: dict[str, int] = {}  # bars in a row without stop and not on the way out
     held = longest = 0
 
-    def watch(actor: Actor) -> None:
+    def watch(actor: RehearsedBot) -> None:
         nonlocal held, longest
-        state, venue, bot = actor.bot.state[0], actor.book.venue[0], actor.part.bot
-        assert isinstance(actor.exchange, RoughExchange)
-        is_on_its_way = actor.exchange.line.due_ms is not None
+        session, bot = actor.session, actor.part.bot
+        state, venue = session.bot.state[0], session.market.audit(session.symbol)[0]
+        assert isinstance(session.venue, RoughExchange)
+        is_on_its_way = session.venue.line.due_ms is not None
         assert state["qty"] == venue["qty"] or is_on_its_way, "books differ, and no news is on the way"
         held += bool(venue["qty"])
         is_naked = bool(venue["qty"] and not venue["stop"])
@@ -42,8 +42,8 @@ def test_a_position_without_a_stop_is_known_and_being_dealt_with(
         longest = max(longest, naked[bot])
         count(actor)
 
-    count = floor_stage.count
-    monkeypatch.setattr(floor_stage, "count", watch)
+    count = rehearsal.count
+    monkeypatch.setattr(rehearsal, "count", watch)
     with open_store("sqlite:///rough.db", folder=tmp_path, create=True) as store:
         rehearsal.rehearse(stage.parts(600), store, rough=seed, roughness=HARD)
     assert held > 100

@@ -136,6 +136,7 @@ def without(record: np.ndarray, *names: str) -> dict[str, Any]:
 def test_the_short_cuts_of_the_loop_change_nothing(case: Case) -> None:
     short, full = simulated(case), simulated(case, shortcuts=False)
     assert short.fills.tobytes() == full.fills.tobytes()
+    assert short.stops.tobytes() == full.stops.tobytes()
     assert short.equity_e8.tolist() == full.equity_e8.tolist()
     assert (short.day_ms.tolist(), short.day_equity_e8.tolist()) == (full.day_ms.tolist(), full.day_equity_e8.tolist())
     assert (short.notes, short.tiers, short.held) == (full.notes, full.tiers, full.held)

@@ -121,6 +121,7 @@ def test_a_rehearsal_moves_its_stops_as_the_simulation_does(name: str, tmp_path:
             assert simulated.notes["STOP_MOVED"] > 2
             np.testing.assert_array_equal(run.fills, simulated.fills)
             np.testing.assert_array_equal(run.equity_e8, simulated.equity_e8)
+            np.testing.assert_array_equal(run.stops, simulated.stops)
             assert run.notes == simulated.notes
             report = decision_parity(store, part.bot)
             assert report.is_exact, report.fault

@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from autotrader.bots.replay import Change
 from autotrader.bots.writer import JournalWriter
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import AutotraderError, StoreError
 from autotrader.core.ports import Bar, OrderRequest, OrderType, Side
 from autotrader.data.instruments import KNOWN
-from autotrader.engine.events import EVENT, EventKind, new_event
+from autotrader.engine.events import EVENT, INTENT, EventKind, new_event, new_state
 from autotrader.engine.fills import VENUE, new_costs
 from autotrader.exchange.account import Account
 from autotrader.exchange.paper import PaperExchange
@@ -44,6 +46,13 @@ def _busy() -> PaperExchange:
     exchange.play("BTCUSDT")
     exchange.updates()
     return exchange
+
+
+def _tick(writer: JournalWriter, seq: int) -> None:
+    state = new_state(wallet_e8=1)
+    state["seq"] = seq
+    event = new_event(EventKind.CLOCK, seq, seq=seq)
+    writer.record("bot", Change(event=event, before=state, after=state, intents=np.zeros(0, INTENT)), [])
 
 
 def _keep(writer: JournalWriter, exchange: PaperExchange, cursor: dict[str, Any]) -> None:
@@ -90,7 +99,7 @@ def test_there_is_one_row_per_bot_and_it_is_the_newest(store: Store) -> None:
 def test_a_venue_that_cannot_be_written_leaves_no_journal_either(store: Store) -> None:
     writer = JournalWriter(store)
     writer.attend(lambda: [(PaperBook, "bot", {"bot": "bot", "symbol": None, "number": 1})])
-    writer.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
+    _tick(writer, 1)
     with pytest.raises(StoreError):
         writer.commit()
     assert len(journal.read(store, "bot", EVENT)) == 0
@@ -178,12 +187,12 @@ def test_an_overtaken_runner_writes_neither_journal_nor_venue(store: Store) -> N
     first = _lease(store, "a", 0)
     exchange, writer = _busy(), JournalWriter(store, fence=lambda connection: fence(connection, first))
     _keep(writer, exchange, {})
-    writer.event("bot", new_event(EventKind.CLOCK, 1, seq=1))
+    _tick(writer, 1)
     writer.commit()
     before = _stored(store)
     _lease(store, "b", 90_000)
     exchange.protect("BTCUSDT", stop=Decimal(50_000), target=None)
-    writer.event("bot", new_event(EventKind.CLOCK, 2, seq=2))
+    _tick(writer, 2)
     for _ in range(2):
         with pytest.raises(LeaseLost):
             writer.commit()

@@ -140,7 +140,7 @@ class Lone:
             instrument=BTC,
             state=state,
             params={0: parameters(**self.params)},
-            exchange=self.line,
+            venue=self.line,
             writer=JournalWriter(self.store),
             clock=self.clock,
             guard=Guard(LOOSE),

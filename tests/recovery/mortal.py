@@ -28,7 +28,7 @@ from autotrader.core.ports import Bar, OrderRequest
 from autotrader.engine.events import SCHEMA, SLOTS, STATE, Status, new_state
 from autotrader.engine.policy import PATIENCE_MS
 from autotrader.engine.signals import Signals
-from autotrader.exchange.account import Account, Book
+from autotrader.exchange.account import Account, SymbolAccount
 from autotrader.exchange.paper import PaperExchange
 from autotrader.store import journal
 from autotrader.store.control import fence, take_lease
@@ -116,7 +116,7 @@ class Actor:
     mark: int = 0
 
     @property
-    def book(self) -> Book:
+    def book(self) -> SymbolAccount:
         return self.exchange.account.book(self.part.instrument.symbol)
 
     @property
@@ -147,7 +147,7 @@ def take_up(part: Part, store: Store, writer: JournalWriter, guard: Guard, fate:
         instrument=part.instrument,
         state=first,
         params={int(part.params["id"][0]): part.params},
-        exchange=exchange,
+        venue=exchange,
         writer=writer,
         clock=clock,
         guard=guard,

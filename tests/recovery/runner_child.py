@@ -23,8 +23,9 @@ import sqlalchemy as sa
 
 import autotrader.cli.run
 import autotrader.desk.choice  # noqa: F401  what the command imports late is loaded before the fork
-from autotrader.bots import writer
+from autotrader.bots import cycle, writer
 from autotrader.bots.replay import fold
+from autotrader.bots.session import Session
 from autotrader.cli.main import main
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock, parse_time
@@ -32,10 +33,11 @@ from autotrader.core.market import from_e8
 from autotrader.engine.events import EVENT, INTENT, PARAMS, SCHEMA, STATE, IntentKind
 from autotrader.engine.fills import VENUE
 from autotrader.exchange.paper import PaperExchange
-from autotrader.runner import app, lease, stage
+from autotrader.exchange.venues import open_paper
+from autotrader.runner import app, lease
 from autotrader.runner.lease import try_take
 from autotrader.runner.replay import Replay
-from autotrader.runner.supervisor import Fenced, Seat, Supervisor
+from autotrader.runner.supervisor import Fenced, Supervisor
 from autotrader.store import journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import Base, Fill, Order, PaperBook, Trade
@@ -134,7 +136,7 @@ def _spoil(job: dict[str, Any]) -> None:
         _freeze_in(*job["freeze"])
     if "doom" in job:
         _doom(*job["doom"])
-    prepare, close_bar = app.prepare, stage.close_bar
+    prepare, close_bar = app.prepare, cycle.close_bar
 
     def prepare_failing(bot: Any, *args: Any, **kwargs: Any) -> Part:
         part = prepare(bot, *args, **kwargs)
@@ -148,7 +150,7 @@ def _spoil(job: dict[str, Any]) -> None:
     if "explain_fails" in job:
         app.prepare = prepare_failing
     if "bar_fails" in job:
-        stage.close_bar = close_failing
+        cycle.close_bar = close_failing
 
 
 def _become(job: dict[str, Any]) -> None:
@@ -177,7 +179,7 @@ def _warm_up() -> None:
         with open_store(f"sqlite:///{desk.file}", create=True) as store:
             tenure = try_take(store, clock=clock)
             assert not isinstance(tenure, str)
-            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
+            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)
             Replay(supervisor, parts, speed=0.0).advance(0)
             tenure.end()
 
@@ -530,7 +532,7 @@ def check_agreement(state: np.ndarray, venue: np.void) -> None:
 
 
 @contextmanager
-def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Supervisor, dict[str, Seat]]]:
+def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Supervisor, dict[str, Session]]]:
     "The supervisor as the next start would find it, on a copy."
     source, copy = sqlite3.connect(desk.file), sqlite3.connect(file)
     source.backup(copy)
@@ -541,8 +543,9 @@ def brought_back(desk: Desk, parts: list[Part], file: Path) -> Iterator[tuple[Su
         tenure = try_take(store, clock=clock)
         assert not isinstance(tenure, str), "the lease of a dead process was not taken over at once"
         try:
-            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure)
-            yield supervisor, Replay(supervisor, parts, speed=0.0).seats
+            supervisor = Supervisor(store, risk=desk.settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)
+            Replay(supervisor, parts, speed=0.0)
+            yield supervisor, supervisor.sessions
         finally:
             tenure.end()
 

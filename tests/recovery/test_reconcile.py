@@ -341,7 +341,7 @@ def test_a_stop_that_was_heard_in_part_ends_with_its_trip(long: Lone) -> None:
     assert "its round trip is over" in line
     with long.store.read() as connection:
         row = connection.execute(sa.select(Order).where(Order.link_id == f"{long.name}-1-stop")).one()
-    assert row.status == "FILLED" and not long.bot.books.stories
+    assert row.status == "FILLED" and not long.bot.orders.by_key
 
 
 def test_the_last_word_on_a_stop_is_understood_in_the_next_trip_and_after_a_restart(long: Lone) -> None:
@@ -488,11 +488,11 @@ def test_could_not_ask_changes_nothing(store: Store, question: str, error: type[
     before, seq = lone.bot.state.tobytes(), len(events(lone))
     mute = Mute(lone.paper)
     mute.question, mute.error = question, error
-    lone.bot.exchange = mute
+    lone.bot.venue = mute
     with pytest.raises(Retryable, match=f"^{lone.name} could not ask the venue about .*503 from the venue.*again$"):
         reconcile(lone.bot)
     assert lone.bot.state.tobytes() == before and len(events(lone)) == seq
-    lone.bot.exchange = lone.line
+    lone.bot.venue = lone.line
     settle(lone)
     assert lone.bot.state["qty"][0] == 0
 
@@ -561,7 +561,7 @@ class Replacing(Line):
 def test_a_venue_that_replaces_stops_is_not_asked_without_end(long: Lone) -> None:
     stop = long.stop
     long.line = Replacing(long.paper)
-    long.bot.exchange = long.line
+    long.bot.venue = long.line
     long.guard_by_hand(stop=stop - 1_000, target=0)
     long.clock.advance_to(long.clock.now_ms() + 2 * PATIENCE_MS)
     reconcile(long.bot)
@@ -617,7 +617,7 @@ def test_a_revived_bot_does_not_repeat_what_a_strategy_said_before(long: Lone) -
     first = journal.load_state(long.store, long.name, STATE, schema=SCHEMA, first=True)
     assert first is not None and long.bot._said is not None
     long.bot.state[:] = first
-    long.bot.books.stories.clear()
+    long.bot.orders.by_key.clear()
     revive(long.bot, long.store)
     assert long.bot._said is None
 
@@ -628,10 +628,10 @@ def test_a_long_life_is_revived_like_a_short_one(store: Store) -> None:
         lone.say((1, -1)[n % 2], Exit.BOTH if n % 3 == 0 else Exit.NONE)
         lone.play(low=lone.price - 900, high=lone.price + 900, close=lone.price + (n % 5 - 2) * 200)
         if n % 4 == 0:
-            told = {key: (story.link, story.cum_qty) for key, story in lone.bot.books.stories.items()}
+            told = {key: (story.link, story.cum_qty) for key, story in lone.bot.orders.by_key.items()}
             ears = (lone.bot.ears.marks, lone.bot.ears.venue_keys)
             lone.restart()
-            assert {key: (s.link, s.cum_qty) for key, s in lone.bot.books.stories.items()} == told
+            assert {key: (s.link, s.cum_qty) for key, s in lone.bot.orders.by_key.items()} == told
             assert (lone.bot.ears.marks.protection, lone.bot.ears.venue_keys) == (ears[0].protection, ears[1])
     assert lone.bot.state["trip"][0] > 6
     lone.bot.writer.commit()

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))
 
-from lone import SPLIT, SYMBOL, WALLET, Lone
+from lone import BTC, SPLIT, SYMBOL, WALLET, Lone
+from projected import assert_rows_follow_from_the_journal
 from series import length
 
 from autotrader.bots.reconcile import reconcile
@@ -178,9 +180,10 @@ def check_rows(lone: Lone, events: np.ndarray) -> None:
     filled = {row.link_id: sum(fill.qty for fill in fills if fill.link_id == row.link_id) for row in orders}
     by_us = {row.order_id: row.quantity for row in trades if "-x" not in row.order_id}
     assert by_us == {link: qty for link, qty in filled.items() if qty}
-    open_links = {story.link for story in lone.bot.books.stories.values()}
+    open_links = {story.link for story in lone.bot.orders.by_key.values()}
     assert {row.link_id for row in orders if row.status in MINE} == open_links
     assert not (events["kind"] == EventKind.MONEY)[events["code"] == Money.TRANSFER].any()
+    assert_rows_follow_from_the_journal(lone.store, lone.name, BTC)
 
 
 def play(lone: Lone, acts: list[tuple[str, int]]) -> None:

@@ -22,7 +22,7 @@ from autotrader.core.errors import StoreError  # noqa: E402
 from autotrader.engine.events import EVENT, INTENT, SCHEMA, STATE, IntentKind, Status  # noqa: E402
 from autotrader.runner import rehearsal  # noqa: E402
 from autotrader.runner.parity import decision_parity  # noqa: E402
-from autotrader.runner.rehearsal import Actor, rehearse  # noqa: E402
+from autotrader.runner.rehearsal import RehearsedBot, rehearse  # noqa: E402
 from autotrader.store import journal  # noqa: E402
 from autotrader.store.database import Store, open_store  # noqa: E402
 from autotrader.store.tables import JournalEvent, Order  # noqa: E402
@@ -106,9 +106,9 @@ def _reviving(every: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "Let every bot die and be revived from its journal after so many bars; the venue goes on."
     played, revived = rehearsal.play_bar, []
 
-    def play_bar(actor: Actor) -> bool:
+    def play_bar(actor: RehearsedBot) -> bool:
         if actor.feed.at % every == every - 1:
-            old = actor.bot
+            old = actor.session.bot
             old.writer.commit()
             first = journal.load_state(old.writer.store, old.bot, STATE, schema=SCHEMA, first=True)
             assert first is not None
@@ -117,17 +117,17 @@ def _reviving(every: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 instrument=old.instrument,
                 state=first,
                 params=old.params,
-                exchange=old.exchange,
+                venue=old.venue,
                 writer=old.writer,
                 clock=old.clock,
                 guard=old.guard,
             )
             revive(new, old.writer.store)
             assert new.state.tobytes() == old.state.tobytes()
-            assert {key: story.link for key, story in new.books.stories.items()} == {
-                key: story.link for key, story in old.books.stories.items()
+            assert {key: story.link for key, story in new.orders.by_key.items()} == {
+                key: story.link for key, story in old.orders.by_key.items()
             }
-            actor.bot = new
+            actor.session.bot = new
             revived.append(actor.feed.at)
         return played(actor)
 

@@ -12,12 +12,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))
 
 import stage
+from projected import assert_rows_follow_from_the_journal
 
 from autotrader.bots.subbot import recover
 from autotrader.config.sections import Risk
 from autotrader.core.clock import SystemClock
 from autotrader.core.errors import ConfigError
 from autotrader.engine.events import EVENT, Command, EventKind
+from autotrader.exchange.venues import open_paper
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.parity import decision_parity
 from autotrader.runner.rehearsal import rehearse
@@ -77,7 +79,7 @@ def _go_on(store: Store, parts: list[Part], is_end: Callable[[Replay], bool], *,
     tenure = try_take(store, clock=SystemClock())
     assert isinstance(tenure, Tenure)
     try:
-        supervisor = Supervisor(store, risk=Risk(), clock=SystemClock(), tenure=tenure)
+        supervisor = Supervisor(store, risk=Risk(), clock=SystemClock(), tenure=tenure, open_venue=open_paper)
         replay, commit = Replay(supervisor, parts, speed=0), supervisor.writer.commit
 
         def die() -> None:
@@ -95,7 +97,7 @@ def _go_on(store: Store, parts: list[Part], is_end: Callable[[Replay], bool], *,
 
 
 def _due(replay: Replay) -> tuple[int, list]:  # type: ignore[type-arg]
-    closes = [(actor.feed.next_close_ms, actor) for actor in replay.actors if actor.feed.next_close_ms is not None]
+    closes = [(actor.feed.next_close_ms, actor) for actor in replay.recorded if actor.feed.next_close_ms is not None]
     now_ms = min(ms for ms, _ in closes)
     return now_ms, [actor for ms, actor in closes if ms == now_ms]
 
@@ -129,7 +131,7 @@ def test_so_it_is_when_it_was_stopped_before_at_and_after_each_change(store: Sto
         for at in (first + beside for first in _first_bars(part) for beside in (-1, 0, 1)):
 
             def is_there(replay: Replay, i: int = i, at: int = at) -> bool:
-                return replay.actors[i].feed.at >= at
+                return replay.recorded[i].feed.at >= at
 
             _go_on(store, whole.parts, is_there)
     _go_on(store, whole.parts, lambda replay: False)
@@ -149,6 +151,7 @@ def _check_rules(store: Store, part: Part) -> None:
     paid = np.floor(fills["cost"] * part.instrument.rules.unit_e8 * rate + 0.5).astype(np.int64)
     np.testing.assert_array_equal(fills["fee_e8"], paid)
     assert decision_parity(store, part.bot).is_exact
+    assert_rows_follow_from_the_journal(store, part.bot, part.instrument)
 
 
 def test_a_change_is_told_once_when_the_replay_is_killed_at_every_commit_around_it(store: Store, whole: Whole) -> None:
@@ -156,7 +159,7 @@ def test_a_change_is_told_once_when_the_replay_is_killed_at_every_commit_around_
     places: list[tuple[int, ...]] = []
 
     def is_near(replay: Replay) -> bool:
-        at = tuple(actor.feed.at for actor in replay.actors)
+        at = tuple(actor.feed.at for actor in replay.recorded)
         is_due = any(abs(bar - first) < 2 for bar, near in zip(at, firsts, strict=True) for first in near)
         places.extend([at] * is_due)
         return is_due
@@ -166,14 +169,15 @@ def test_a_change_is_told_once_when_the_replay_is_killed_at_every_commit_around_
         with suppress(Killed):
             replay = _go_on(store, whole.parts, is_near, kills=True)
     assert len(places) > 3 * len(set(places)) // 2 > 20, "no kills in the middle of a bar"
-    for part, actor in zip(whole.parts, replay.actors, strict=True):
+    for part, actor in zip(whole.parts, replay.recorded, strict=True):
         _check_rules(store, part)
-        assert actor.book.costs.tobytes() == part.eras[-1].costs.tobytes()
-        assert actor.book.instrument == part.eras[-1].instrument
+        book = actor.session.venue.inner.account.book(part.instrument.symbol)  # type: ignore[attr-defined]
+        assert book.costs.tobytes() == part.eras[-1].costs.tobytes()
+        assert book.instrument == part.eras[-1].instrument
 
 
 def test_a_replay_goes_on_only_under_the_same_changes(store: Store, whole: Whole) -> None:
-    _go_on(store, whole.parts, lambda replay: replay.actors[0].feed.at >= 10)
+    _go_on(store, whole.parts, lambda replay: replay.recorded[0].feed.at >= 10)
     later = replace(whole.parts[0].eras[0], since_ms=whole.parts[0].eras[0].since_ms + 1)
     for eras in ((), whole.parts[0].eras[:1], (later, whole.parts[0].eras[1])):
         other = replace(whole.parts[0], eras=eras)

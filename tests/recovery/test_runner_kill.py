@@ -93,12 +93,12 @@ class Killed:
 def _check_recovery(desk: Desk, parts: list[Part], file: Path) -> None:
     "The next start finds each position as the dead one left it, bot and venue of one mind."
     before = {bot: np.frombuffer(record, VENUE)[0] for bot, record in desk.ask("SELECT bot, record FROM paper_books")}
-    with child.brought_back(desk, parts, file) as (_, seats):
-        for bot, seat in seats.items():
-            venue = seat.paper.account.book(seat.bot.instrument.symbol).venue[0]
-            child.check_agreement(seat.bot.state, venue)
-            child.check_agreement(seat.bot.state, before.get(bot, venue))
-            assert not seat.trouble
+    with child.brought_back(desk, parts, file) as (_, sessions):
+        for bot, session in sessions.items():
+            venue = session.market.audit(session.symbol)[0]
+            child.check_agreement(session.bot.state, venue)
+            child.check_agreement(session.bot.state, before.get(bot, venue))
+            assert not session.trouble
     file.unlink()
 
 

@@ -290,3 +290,13 @@ def test_the_doctor_finds_a_size_the_venue_does_not_take(autotrader: Autotrader,
     assert [f["state"] for f in sizes["shipped"]] == ["ok", "ok", "ok"]
     warned = [f["text"] for f in sizes["tiny"] if f["state"] == "warn"]
     assert len(warned) == 1 and "sub_bot_A" in warned[0] and "raise its size" in warned[0]
+
+
+def test_a_table_is_the_same_on_a_wide_terminal_in_colour_and_in_a_narrow_pipe(desk: Path) -> None:
+    shown = []
+    for env in ({"COLUMNS": "30", "NO_COLOR": "1"}, {"COLUMNS": "200", "FORCE_COLOR": "1", "TERM": "xterm-256color"}):
+        words = [str(COMMAND), "strategy", "list"]
+        done = subprocess.run(words, cwd=desk, env={**os.environ, **env}, capture_output=True, text=True, check=True)
+        shown.append(done.stdout)
+    assert shown[0] == shown[1] and "\x1b" not in shown[0]
+    assert shown[0].splitlines()[0].split() == ["name", "warmup", "about"]

@@ -346,3 +346,16 @@ def test_fills_of_a_1h_bot_use_1m_bars_where_they_are_stored(tmp_path: Path) -> 
     assert told["period"] == {"from": "2025-01-01T00:00:00Z", "to": "2025-01-07T00:00:00Z"}
     assert any(not fill["time"].endswith("00:00Z") for fill in rows(tmp_path / "fills.csv"))
     assert any("funding" in note and "lacks that cost" in note for note in told["notes"])
+
+
+def test_a_trailing_stop_is_rehearsed_as_it_was_backtested_and_explained(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTRADER__SUB_BOTS__SUB_BOT_A__STRATEGY_PARAMS__SL_KIND", "trailing")
+    words = ("--bot", "sub_bot_A", *MONTH, "--json", "--trades")
+    assert run(desk, "backtest", *words, "backtest.csv").code == 0
+    assert run(desk, "rehearse", *words, "rehearsal.csv").told["parity"]["sub_bot_A"]["model"]["equal"]
+    assert (desk / "rehearsal.csv").read_bytes() == (desk / "backtest.csv").read_bytes()
+    name = next(fill["order_id"] for fill in rows(desk / "rehearsal.csv") if fill["reason"] == "stop")
+    told = run(desk, "explain", name)
+    assert "the stop follows the price, from " in " ".join(told.out.split()), told.out

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -77,10 +80,12 @@ def test_a_second_file_cannot_take_a_name_and_the_same_file_can_change_its_own(t
     assert compute("level", walk(5))[0] == 4 * walk(5).close[0]
 
 
-def test_a_column_of_the_house_cannot_be_replaced_by_a_file(tmp_path: Path) -> None:
+def test_a_column_of_the_house_cannot_be_replaced_by_a_file_however_early_it_comes(tmp_path: Path) -> None:
     (mine := tmp_path / "mine.py").write_text(LEVEL.format(about="mine", factor=2).replace("level", "ema"))
-    with pytest.raises(ConfigError, match=r"column 'ema' is there already, from .*indicators.py: choose another name"):
-        strategy_from(f"{mine}:rule")
+    code = f"from autotrader.strategy.source import strategy_from\nstrategy_from('{mine}:rule')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    taken = r"ConfigError: mine.py, line 4: .*column 'ema' is there already, from .*indicators.py: choose another name"
+    assert re.search(taken, done.stderr), done.stderr
 
 
 def test_a_wrong_column_is_one_line_of_the_command(tmp_path: Path) -> None:

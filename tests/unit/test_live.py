@@ -25,6 +25,7 @@ import test_streams as local
 
 from autotrader.bots.replay import Folded
 from autotrader.bots.subbot import recover
+from autotrader.bots.writer import JournalWriter
 from autotrader.config.sections import SplitEntry, StrategyParams
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SimulatedClock, parse_time
@@ -32,10 +33,11 @@ from autotrader.core.market import Candles, from_e8
 from autotrader.core.ports import Bar
 from autotrader.engine.events import EVENT, INTENT, EventKind, IntentKind, Money, Note
 from autotrader.engine.fills import VENUE
-from autotrader.exchange.streams import Closed, FeedStatus, Slice
+from autotrader.exchange.news import Closed, FeedStatus, Slice
+from autotrader.exchange.venues import open_paper
 from autotrader.runner import app
 from autotrader.runner.lease import Tenure, try_take
-from autotrader.runner.live import Live, Player, play_slice
+from autotrader.runner.live import Live, LiveBot, hear_piece
 from autotrader.runner.supervisor import Supervisor
 from autotrader.store import journal
 from autotrader.store.candles import save
@@ -151,9 +153,9 @@ class Trading:
             time.sleep(0.005)
 
     @property
-    def player(self) -> Player:
+    def player(self) -> LiveBot:
         assert self.live is not None
-        return self.live.market.players[0]
+        return self.live.market.bots[0]
 
     def cut(self, *, whole: bool = False) -> None:
         "Lose the line; `whole`: and have no other way to the venue, until it is mended."
@@ -184,7 +186,7 @@ class Trading:
             for now in [*range(self.venue.now_ms + every_ms, end, every_ms), end]:
                 self.step(now)
             if end % MINUTE == 0:
-                self.until(lambda: self.player.place["played_ms"] >= end, "the end of a minute")  # noqa: B023
+                self.until(lambda: self.player.session.played_ms >= end, "the end of a minute")  # noqa: B023
 
 
 def tell(venue: local.Venue) -> None:
@@ -279,7 +281,7 @@ def test_a_closed_hour_is_an_order_at_once_and_the_next_trades_fill_it(
         [fill] = rows(store, Fill)
         assert fill.qty == order.qty and SEVEN < fill.ts_ms <= SEVEN + MINUTE
         assert abs(fill.price - BTC.price(level(SEVEN))) < 50
-        state = at.player.seat.bot.state
+        state = at.player.session.bot.state
         assert state["qty"][0] == BTC.steps(order.qty) and state["have_stop"][0] > 0
     assert took_s < 8, "a second or so, on a machine with nothing else to do"
     assert folded(store).state["qty"][0] == state["qty"][0]
@@ -320,13 +322,13 @@ def test_nothing_is_opened_while_nothing_is_heard_and_then_it_goes_on(
         at.cut(whole=True)
         at.step(SEVEN + 10 * MINUTE)
         time.sleep(1.0)
-        assert orders(store) == [] and at.player.place["bar_ms"] < SEVEN - HOUR, "no prices, no decision"
+        assert orders(store) == [] and at.player.session.bar_ms < SEVEN - HOUR, "no prices, no decision"
         at.mend()
         at.until_heard()
-        at.until(lambda: at.player.place["bar_ms"] == SEVEN - HOUR, "the bar that was missed")
+        at.until(lambda: at.player.session.bar_ms == SEVEN - HOUR, "the bar that was missed")
         at.play(SEVEN + 12 * MINUTE)
         assert orders(store) == [] and notes(store) == [Note.STALE_SIGNAL]
-        assert at.player.place["played_ms"] == SEVEN + 12 * MINUTE
+        assert at.player.session.played_ms == SEVEN + 12 * MINUTE
     events = [row.event_type for row in rows(store, SystemEvent)]
     assert (events.count("FEED_DOWN"), events.count("FEED_UP")) == (1, 2)
 
@@ -341,11 +343,11 @@ def test_parts_that_fell_due_in_an_outage_are_not_bought_at_prices_that_are_gone
         at.step(SEVEN + 20 * MINUTE)
         at.mend()
         at.until_heard()
-        at.until(lambda: at.player.place["played_ms"] >= SEVEN + 20 * MINUTE, "what was missed")
-        caught_up_ms = at.player.place["played_ms"]
+        at.until(lambda: at.player.session.played_ms >= SEVEN + 20 * MINUTE, "what was missed")
+        caught_up_ms = at.player.session.played_ms
         at.play(SEVEN + 25 * MINUTE)
-        snapshot = at.player.seat.paper.snapshot("BTCUSDT")
-        assert BTC.steps(snapshot.qty) == at.player.seat.bot.state["qty"][0] > 0
+        snapshot = at.player.session.venue.snapshot("BTCUSDT")
+        assert BTC.steps(snapshot.qty) == at.player.session.bot.state["qty"][0] > 0
         assert snapshot.stop is not None, "what was bought is protected"
     late = [fill.ts_ms for fill in rows(store, Fill)[1:]]
     assert all(ts_ms > caught_up_ms for ts_ms in late), "nobody can trade at the prices of an hour that is over"
@@ -354,12 +356,12 @@ def test_parts_that_fell_due_in_an_outage_are_not_bought_at_prices_that_are_gone
 def test_reconciliation_follows_every_return_of_the_line(settings: Settings, venue: local.Venue, store: Store) -> None:
     with trading(settings, venue, store) as at:
         at.play(SEVEN + 2 * MINUTE)
-        paper = at.player.seat.paper
+        paper = at.player.session.venue
         held = paper.snapshot("BTCUSDT").stop
         assert held is not None
         at.cut()
         paper.protect("BTCUSDT", stop=None, target=None)  # somebody at the venue's own screen
-        at.player.seat.paper.updates()  # and the report of it is lost with the line
+        at.player.session.venue.updates()  # and the report of it is lost with the line
         at.until_heard()
         at.until(lambda: paper.snapshot("BTCUSDT").stop == held, "the stop")
     assert "RECONCILED" in [row.event_type for row in rows(store, SystemEvent)]
@@ -368,13 +370,13 @@ def test_reconciliation_follows_every_return_of_the_line(settings: Settings, ven
 def test_a_bar_heard_late_closes_and_does_not_open(settings: Settings, venue: local.Venue, store: Store) -> None:
     with trading(settings, venue, store) as at:
         at.play(SEVEN + 3 * MINUTE)
-        assert at.player.seat.bot.state["qty"][0] > 0
+        assert at.player.session.bot.state["qty"][0] > 0
     venue.now_ms = EIGHT + HOUR + 30 * MINUTE  # the hour that broke out downwards is long over
     with trading(settings, venue, store) as at:
-        at.until(lambda: at.player.place["bar_ms"] == EIGHT, "the bars that were missed")
+        at.until(lambda: at.player.session.bar_ms == EIGHT, "the bars that were missed")
         at.until(lambda: orders(store, "EXIT"), "the exit")
         at.play(EIGHT + HOUR + 33 * MINUTE)
-        at.until(lambda: at.player.seat.bot.state["qty"][0] == 0, "the end of the position")
+        at.until(lambda: at.player.session.bot.state["qty"][0] == 0, "the end of the position")
         at.play(EIGHT + HOUR + 40 * MINUTE)
     assert Note.STALE_SIGNAL in notes(store)
     assert [order.purpose for order in orders(store)] == ["ENTRY", "EXIT"], "no short"
@@ -389,7 +391,7 @@ def test_an_entry_that_was_slept_through_stays_undone(settings: Settings, venue:
         at.play(SEVEN - MINUTE)
     venue.now_ms = SEVEN + 20 * MINUTE
     with trading(settings, venue, store) as at:
-        at.until(lambda: at.player.place["bar_ms"] == SEVEN - HOUR, "the bar that was missed")
+        at.until(lambda: at.player.session.bar_ms == SEVEN - HOUR, "the bar that was missed")
         at.play(SEVEN + 22 * MINUTE)
     assert orders(store) == [] and notes(store) == [Note.STALE_SIGNAL]
 
@@ -511,7 +513,7 @@ class Mute:
 
     def get(self, timeout_s: float) -> None: ...
 
-    def ask_now(self, symbol: str, timeframe: str) -> None: ...
+    def ask_now(self, venue: str, symbol: str, timeframe: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -522,7 +524,7 @@ def flat(open_ms: int, ticks: int, *, lasts_ms: int = MINUTE) -> Bar:
 
 
 @pytest.fixture(scope="module")
-def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
+def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveBot]:
     "A bot with a position, its stop and its target, at one minute past seven."
     settings = desk(tmp_path_factory.mktemp("holding"))
     with open_store(settings.database_url, folder=settings.folder, create=True) as store:
@@ -531,19 +533,19 @@ def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
         tenure = try_take(store, clock=clock)
         assert isinstance(tenure, Tenure)
         live = Live(
-            Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure),
+            Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure, open_venue=open_paper),
             settings,
-            {"BTCUSDT": BTC},
+            {("bybit", "BTCUSDT"): BTC},
             Mute(),
         )
-        hear, [player] = live.market.hear, live.market.players
-        player.place["played_ms"] = SEVEN - MINUTE
+        hear, [player] = live.market.hear, live.market.bots
+        player.session.played_ms = SEVEN - MINUTE
         hear(FeedStatus(is_up=True, why="connected"))
-        hear(Slice(symbol="BTCUSDT", bar=flat(SEVEN - MINUTE, level(SEVEN))))
-        hear(Closed(symbol="BTCUSDT", timeframe="1h", candle=history(SEVEN, 1)))
+        hear(Slice(venue="bybit", symbol="BTCUSDT", bar=flat(SEVEN - MINUTE, level(SEVEN))))
+        hear(Closed(venue="bybit", symbol="BTCUSDT", timeframe="1h", candle=history(SEVEN, 1)))
         clock.advance_to(SEVEN + MINUTE)
-        hear(Slice(symbol="BTCUSDT", bar=flat(SEVEN, level(SEVEN))))
-        assert player.seat.bot.state["qty"][0] > 0 and player.seat.bot.state["have_stop"][0] > 0
+        hear(Slice(venue="bybit", symbol="BTCUSDT", bar=flat(SEVEN, level(SEVEN))))
+        assert player.session.bot.state["qty"][0] > 0 and player.session.bot.state["have_stop"][0] > 0
         yield player
         tenure.end()
 
@@ -575,36 +577,36 @@ def minutes(draw: st.DrawFn) -> tuple[Bar, list[Bar]]:
 MONEY = ("qty", "cost", "wallet_e8", "realised_e8", "fees_e8", "funding_e8", "have_stop", "have_target", "trip")
 
 
-def standing(player: Player) -> dict[str, Any]:
+def standing(player: LiveBot) -> dict[str, Any]:
     "What a bot and its venue hold."
-    state, snapshot = player.seat.bot.state[0], player.seat.paper.snapshot("BTCUSDT")
+    state, snapshot = player.session.bot.state[0], player.session.venue.snapshot("BTCUSDT")
     mine = {name: int(state[name]) for name in MONEY}
     there = replace(snapshot, ts_ms=0)
-    return {**mine, "venue": there, "mark": player.seat.mark, "played_ms": player.place["played_ms"]}
+    return {**mine, "venue": there, "mark": player.session.mark, "played_ms": player.session.played_ms}
 
 
-def put_back(player: Player, state: np.ndarray, book: dict[str, Any], place: dict[str, int]) -> None:
-    player.seat.bot.state[:] = state
-    player.seat.paper.restore("BTCUSDT", book)
-    player.place.update(place)
-    player.seat.bot.writer.retract(BOT, int(state["seq"][0]))
+def put_back(player: LiveBot, state: np.ndarray, book: dict[str, Any], played_ms: int) -> None:
+    player.session.bot.state[:] = state
+    player.session.bot.venue.inner.restore("BTCUSDT", book)  # type: ignore[attr-defined]
+    player.session.played_ms = played_ms
+    player.session.bot.writer = JournalWriter(player.session.bot.writer.store)  # what was noted since is not kept
 
 
 @given(minutes())
 def test_the_pieces_of_a_minute_do_to_a_position_what_the_minute_does(
-    holding: Player, minute: tuple[Bar, list[Bar]]
+    holding: LiveBot, minute: tuple[Bar, list[Bar]]
 ) -> None:
     whole, pieces = minute
-    bot = holding.seat.bot
-    before = bot.state.copy(), holding.seat.paper.save("BTCUSDT"), dict(holding.place)
+    bot = holding.session.bot
+    before = bot.state.copy(), holding.session.venue.save("BTCUSDT"), holding.session.played_ms
     stop, target = int(bot.state["have_stop"][0]), int(bot.state["have_target"][0])
     try:
         assert stop < whole.low and whole.high < target, "no order acts inside"
         for piece in pieces:
-            play_slice(holding, piece)
+            hear_piece(holding, piece, is_late=False)
         after = standing(holding)
         put_back(holding, *before)
-        play_slice(holding, whole)
+        hear_piece(holding, whole, is_late=False)
         assert standing(holding) == after
         assert after["mark"] == whole.close and after["played_ms"] == whole.close_ms
     finally:

@@ -1,6 +1,6 @@
 """What a writer collects is written whole or not at all, together with what others keep, and only by who may."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from autotrader.bots.projection import Row
+from autotrader.bots.replay import Change
 from autotrader.bots.writer import JournalWriter
 from autotrader.core.errors import StoreError
 from autotrader.engine.events import EVENT, INTENT, SCHEMA, STATE, EventKind, IntentKind, new_event, new_state
@@ -24,13 +26,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def _note(writer: JournalWriter, bot: str, seq: int, intents: int = 0) -> None:
+def _note(writer: JournalWriter, bot: str, seq: int, intents: int = 0, rows: Sequence[Row] = ()) -> None:
     "An event, and what it caused; each intent carries the event's number."
-    writer.event(bot, new_event(EventKind.CLOCK, seq * 1_000, seq=seq))
-    if intents:
-        wanted, state = np.zeros(intents, INTENT), new_state(wallet_e8=1)
-        wanted["kind"], wanted["key"], state["seq"] = IntentKind.PLACE, seq, seq
-        writer.intents(bot, seq, wanted, state)
+    wanted, before = np.zeros(intents, INTENT), new_state(wallet_e8=1)
+    wanted["kind"], wanted["key"] = IntentKind.PLACE, seq
+    after = before.copy()
+    before["seq"], after["seq"] = seq - 1, seq
+    event = new_event(EventKind.CLOCK, seq * 1_000, seq=seq)
+    writer.record(bot, Change(event=event, before=before, after=after, intents=wanted), rows)
 
 
 def _trade(link: str, price: int) -> dict[str, Any]:
@@ -110,9 +113,9 @@ def test_what_keepers_keep_stands_at_the_moment_of_the_journal_or_not_at_all(sto
     _note(writer, "b", 7)  # does not follow
     with pytest.raises(StoreError, match="do not follow"):
         writer.commit()
-    assert _numbers(store) == [1]
-    writer.retract("b", 0)
-    number = 3
+    assert (_numbers(store), _seqs(store, "a"), _seqs(store, "b")) == ([1], [1], [])
+    number, writer = 3, JournalWriter(store)  # the next start
+    writer.attend(lambda: [(PaperBook, "a", _book(number))])
     _note(writer, "a", 2)
     writer.commit()
     assert (_numbers(store), _seqs(store, "a"), _seqs(store, "b")) == ([3], [1, 2], [])
@@ -163,8 +166,7 @@ def test_behind_a_fence_nothing_is_written_and_nothing_is_lost(store: Store) -> 
             raise LeaseLost("another runner holds the lease")
 
     writer = JournalWriter(store, fence=fence)
-    _note(writer, "a", 1, intents=1)
-    writer.row(Trade, "x", _trade("x", 5))
+    _note(writer, "a", 1, intents=1, rows=[(Trade, "x", _trade("x", 5))])
     with pytest.raises(LeaseLost):
         writer.commit()
     assert _seqs(store, "a") == [] and writer.commits == 0
@@ -175,43 +177,23 @@ def test_behind_a_fence_nothing_is_written_and_nothing_is_lost(store: Store) -> 
         assert connection.execute(sa.select(Trade.price)).scalars().all() == [5]
 
 
-def test_a_retracted_event_takes_its_intents_and_rows_with_it_and_no_others(store: Store) -> None:
+def test_of_rows_under_one_key_the_newest_is_written_and_each_bot_keeps_its_own_journal(store: Store) -> None:
     writer = JournalWriter(store)
-    _note(writer, "a", 1, intents=1)
-    writer.row(Trade, "x", _trade("x", 1))
-    _note(writer, "b", 1, intents=1)
-    writer.row(Trade, "y", _trade("y", 1))
-    _note(writer, "a", 2, intents=2)
-    writer.row(Trade, "x", _trade("x", 2))
-    writer.row(Trade, "z", _trade("z", 2))
-    writer.retract("a", 1)
-    writer.row(Trade, "later", _trade("later", 3))
-    writer.retract("a", 1)
+    _note(writer, "a", 1, intents=1, rows=[(Trade, "x", _trade("x", 1))])
+    _note(writer, "b", 1, intents=1, rows=[(Trade, "y", _trade("y", 1))])
+    _note(writer, "a", 2, intents=2, rows=[(Trade, "x", _trade("x", 2)), (Trade, "z", _trade("z", 2))])
     writer.commit()
-    assert (_seqs(store, "a"), _seqs(store, "b")) == ([1], [1])
-    assert [journal.read_intents(store, bot, INTENT)[0].tolist() for bot in ("a", "b")] == [[1], [1]]
+    assert (_seqs(store, "a"), _seqs(store, "b")) == ([1, 2], [1])
+    assert [journal.read_intents(store, bot, INTENT)[0].tolist() for bot in ("a", "b")] == [[1, 2, 2], [1]]
     newest = journal.load_state(store, "a", STATE, schema=SCHEMA)
-    assert newest is not None and newest["seq"][0] == 1
+    assert newest is not None and newest["seq"][0] == 2
     with store.read() as connection:
-        rows = connection.execute(sa.select(Trade.order_id, Trade.price).order_by(Trade.id)).all()
-    assert [tuple(row) for row in rows] == [("x", 1), ("y", 1), ("later", 3)]
-
-
-def test_retracting_all_there_is_leaves_nothing_to_commit(store: Store) -> None:
-    writer = JournalWriter(store)
-    writer.retract("a", 0)
-    _note(writer, "a", 1)
-    writer.retract("a", 0)
-    writer.commit()
-    assert (writer.commits, _seqs(store, "a")) == (0, [])
-    _note(writer, "a", 1)
-    writer.commit()
-    writer.retract("a", 0)  # what is committed stays
-    assert _seqs(store, "a") == [1]
+        rows = connection.execute(sa.select(Trade.order_id, Trade.price).order_by(Trade.order_id)).all()
+    assert [tuple(row) for row in rows] == [("x", 2), ("y", 1), ("z", 2)]
 
 
 def test_a_table_that_nobody_can_write_is_a_mistake_and_not_silence(store: Store) -> None:
     writer = JournalWriter(store)
     writer.row(Heartbeat, "runner", {})
-    with pytest.raises(ValueError, match="does not know how to write Heartbeat"):
+    with pytest.raises(ValueError, match="no way to write Heartbeat"):
         writer.commit()
