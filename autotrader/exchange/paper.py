@@ -204,17 +204,17 @@ class RoughPort:
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
         self.inner, self.roughness = inner, roughness
         self.line = FaultyLink(rng, longest_ms=roughness.longest_ms)
-        self._request_ms = 0  # when the newest late request arrives
+        self.request_ms = 0  # when the newest late request arrives
         self._arrived: list[Update] = []
 
     def submit(self, order: OrderRequest) -> None:
-        self._request(f"place order {order.link_id!r}", partial(self.inner.submit, order))
+        _request(self, f"place order {order.link_id!r}", partial(self.inner.submit, order))
 
     def cancel(self, symbol: str, link_id: str) -> None:
-        self._request(f"cancel order {link_id!r}", partial(self.inner.cancel, symbol, link_id))
+        _request(self, f"cancel order {link_id!r}", partial(self.inner.cancel, symbol, link_id))
 
     def protect(self, symbol: str, *, stop: Decimal | None, target: Decimal | None) -> None:
-        self._request(f"protect {symbol}", partial(self.inner.protect, symbol, stop=stop, target=target))
+        _request(self, f"protect {symbol}", partial(self.inner.protect, symbol, stop=stop, target=target))
 
     def find(self, symbol: str, link_id: str) -> OrderUpdate | None:
         if self.line.happens("unasked", self.roughness.unasked):
@@ -229,26 +229,17 @@ class RoughPort:
         self._arrived.clear()
         return arrived
 
-    def _request(self, what: str, act: Callable[[], None]) -> None:
-        line, rough, now_ms = self.line, self.roughness, self.inner.now_ms()
-        if line.happens("refused", rough.refused):
-            raise Rejected(f"the venue refused to {what}: it said no more than that")
-        if line.happens("lost", rough.lost):
-            if line.share() < 0.5:
-                self._perform(act)
-            raise OutcomeUnknown(f"no answer when asked to {what}: find out before asking again")
-        if line.happens("late", rough.late) or now_ms < self._request_ms:
-            self._request_ms = line.later(now_ms, partial(self._perform, act), not_before_ms=self._request_ms)
-            return
-        act()
-        self._report()
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        return dict(self.line.incidents)
 
-    def _perform(self, act: Callable[[], None]) -> None:
-        with suppress(Rejected):  # the sender has gone; asking will show it
-            act()
-        self._report()
+    def save(self, symbol: str) -> None:
+        "Nothing: a rehearsal that dies begins anew."
 
-    def _report(self) -> None:
+    def settled(self) -> None:
+        "Nothing is kept here: a rehearsal that dies begins anew."
+
+    def report(self) -> None:
         "The venue's reports start on their way back: at once, late, or twice."
         for update in self.inner.updates():
             for _ in range(1 + self.line.happens("doubled", self.roughness.doubled)):
@@ -257,6 +248,27 @@ class RoughPort:
                 else:
                     self._arrived.append(update)
         self.inner.settled()  # they are on the line now, which is not saved
+
+# %% ../../nbs/65_exchange/20_paper.ipynb #78552db4
+def _request(port: RoughPort, what: str, act: Callable[[], None]) -> None:
+    line, rough, now_ms = port.line, port.roughness, port.inner.now_ms()
+    if line.happens("refused", rough.refused):
+        raise Rejected(f"the venue refused to {what}: it said no more than that")
+    if line.happens("lost", rough.lost):
+        if line.share() < 0.5:
+            _perform(port, act)
+        raise OutcomeUnknown(f"no answer when asked to {what}: find out before asking again")
+    if line.happens("late", rough.late) or now_ms < port.request_ms:
+        port.request_ms = line.later(now_ms, partial(_perform, port, act), not_before_ms=port.request_ms)
+        return
+    act()
+    port.report()
+
+
+def _perform(port: RoughPort, act: Callable[[], None]) -> None:
+    with suppress(Rejected):  # the sender has gone; asking will show it
+        act()
+    port.report()
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #b944ed99
 class RoughExchange(RoughPort):
@@ -275,13 +287,6 @@ class RoughExchange(RoughPort):
     def market(self) -> MarketSide:
         return self
 
-    @property
-    def incidents(self) -> Mapping[str, int]:
-        return dict(self.line.incidents)
-
-    def save(self, symbol: str) -> None:
-        "Nothing: a rehearsal that dies begins anew."
-
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         self.inner.change_rules(instrument, costs)
         self._slippage.pop(instrument.symbol, None)
@@ -298,7 +303,7 @@ class RoughExchange(RoughPort):
         book.costs["slippage"] = smooth + self._rng.exponential(self.roughness.slip_bps) / 1e4
         self.inner.open_bar(symbol, bar)
         self._close_ms = bar.close_ms
-        self._disturb(symbol)
+        _disturb(self, symbol)
 
     def play(self, symbol: str) -> bool:
         "Let the next thing arrive or the next instant happen, whichever is first; False when the bar is over."
@@ -310,15 +315,12 @@ class RoughExchange(RoughPort):
         if next_ms is None:
             return False
         self.inner.play(symbol)
-        self._report()
+        self.report()
         return True
 
     def fund(self, symbol: str, *, mark: int, rate: float, ts_ms: int) -> None:
         self.inner.fund(symbol, mark=mark, rate=rate, ts_ms=ts_ms)
-        self._report()
-
-    def settled(self) -> None:
-        "Nothing is kept here: a rehearsal that dies begins anew."
+        self.report()
 
     def settle(self) -> bool:
         "After the last bar: let the next thing arrive; False when nothing is on its way."
@@ -327,15 +329,16 @@ class RoughExchange(RoughPort):
         self.line.arrive(self.clock)
         return True
 
-    def _disturb(self, symbol: str) -> None:
-        "What this bar has in store: little room, resting orders that the venue drops."
-        book = self.inner.account.book(symbol)
-        venue = book.venue[0]
-        resting = [order for order in venue["resting"] if order["key"]]
-        wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
-        if wanted and self.line.happens("partial", self.roughness.partial):
-            venue["room"] = min(int(venue["room"]), int(self.line.share() * wanted))
-        for order in resting:
-            if order["kind"] == OrderKind.LIMIT and self.line.happens("cancelled", self.roughness.cancelled):
-                self.inner.cancel(symbol, book.orders[int(order["key"])].link_id)
-        self._report()
+# %% ../../nbs/65_exchange/20_paper.ipynb #dca1b3f5
+def _disturb(rough: RoughExchange, symbol: str) -> None:
+    "What this bar has in store: little room, resting orders that the venue drops."
+    book = rough.inner.account.book(symbol)
+    venue = book.venue[0]
+    resting = [order for order in venue["resting"] if order["key"]]
+    wanted = max([abs(int(venue["qty"])), *(int(order["qty"]) for order in resting)])
+    if wanted and rough.line.happens("partial", rough.roughness.partial):
+        venue["room"] = min(int(venue["room"]), int(rough.line.share() * wanted))
+    for order in resting:
+        if order["kind"] == OrderKind.LIMIT and rough.line.happens("cancelled", rough.roughness.cancelled):
+            rough.inner.cancel(symbol, book.orders[int(order["key"])].link_id)
+    rough.report()

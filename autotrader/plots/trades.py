@@ -235,7 +235,7 @@ def _noted(bars: Priced, candles: Bars, trips: int, drawn: int, unit: str, *, ha
         f"{shown}; ▲ long ▼ short at the entry; blue won, red lost after fees{'; dashed: the stop' if has_stops else ''}"
     )
 
-
+# %% ../../nbs/62_plots/20_trades.ipynb #d3b20de2
 def trades_svg(
     bars: Priced,  # `Candles`, or `bars_of(tape, tick=…)`
     trips: np.ndarray,  # TRIP records of `engine.metrics.round_trips`

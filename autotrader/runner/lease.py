@@ -31,7 +31,7 @@ def _evict(store: Store, holder: str) -> None:
 
 # %% ../../nbs/90_runner/25_lease.ipynb #ffa7c575
 class Tenure:
-    "A lease that is kept young by a thread, as long as the floor turns."
+    "A lease that is kept young by a thread, as long as the supervisor turns."
 
     def __init__(self, store: Store, lease: Lease, *, clock: Clock) -> None:
         self.store = store
@@ -60,7 +60,7 @@ class Tenure:
             )
 
     def fence(self, connection: sa.Connection) -> None:
-        "Raise `LeaseLost` inside a transaction of the floor when somebody else has taken over."
+        "Raise `LeaseLost` inside a transaction of the supervisor when somebody else has taken over."
         fence(connection, self.lease)
 
     def _keep(self) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST_TRIPS', 'WindowStep', 'period_of', 'Recording', 'Choice', 'choose', 'Stretch', 'WindowPlay', 'play',
-           'TrialCount', 'WalkResult', 'equity_curve', 'chosen_of', 'restless', 'walk']
+           'TrialTally', 'WalkResult', 'equity_curve', 'chosen_of', 'restless', 'walk']
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #6ee9ea85
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -196,7 +196,7 @@ def play(ranges: Ranges, limits: Settings | None, choice: Choice, data: Recordin
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #62c832ae
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialCount:
+class TrialTally:
     "What the record was chosen from."
 
     trials: int
@@ -247,14 +247,14 @@ class _Count:
 def _tried(
     count: _Count,
     days: int,  # of the record
-) -> TrialCount:
+) -> TrialTally:
     "The count at the end; of the ledger where there is one."
     if count.ledger is None:
         worth = 1.0 if count.highs is None else independent(count.highs, count.lows, trials=max(count.trials, 1))
-        return TrialCount(trials=max(count.trials, 1), independent=worth, sharpe_std_per_day=None, new=None)
+        return TrialTally(trials=max(count.trials, 1), independent=worth, sharpe_std_per_day=None, new=None)
     candles = count.task.market.candles
     found = count.ledger.counted(venue=candles.venue, symbol=candles.symbol)
-    return TrialCount(
+    return TrialTally(
         trials=max(found.trials, 1),
         independent=found.independent,
         sharpe_std_per_day=found.std_per_day(days),
@@ -280,7 +280,7 @@ class WalkResult:
     steps: tuple[WindowStep, ...]
     overfit: Overfit | None  # of all combinations over the whole period; None where it is too short
     luck: Luck
-    tried: TrialCount
+    tried: TrialTally
 
     @cached_property
     def day_ms(self) -> Ints:
@@ -454,7 +454,7 @@ def _with_bars(task: Task, windows: Sequence[Window]) -> list[Window]:
     return kept
 
 
-def _luck(steps: Sequence[WindowStep], tried: TrialCount, overfit: Overfit | None) -> Luck:
+def _luck(steps: Sequence[WindowStep], tried: TrialTally, overfit: Overfit | None) -> Luck:
     "The record out of sample against all that was tried."
     day_ms, daily = _record_of(steps)
     return judge(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
 from ..core.market import Floats
-from ..engine.events import Sizing
+from ..engine.events import Sizing, StopKind
 from ..engine.metrics import daily_returns, days_per_year, sharpe_ratio
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, run
@@ -94,6 +94,7 @@ def _without_brakes(params: np.ndarray) -> np.ndarray:
     "The same sizes and entries, but a trip ends only when its span does."
     free = params.copy()
     free["sl_ratio"] *= OUT_OF_REACH
+    free["sl_kind"] = StopKind.FIXED
     if free["sizing"][0] == Sizing.RISK_FRAC:
         free["size"] *= OUT_OF_REACH
     for brake in ("max_drawdown", "daily_loss", "max_losses", "min_confidence"):

@@ -23,7 +23,7 @@ from autotrader.core.market import Candles, Instrument
 from autotrader.core.ports import Bar, OrderRequest
 from autotrader.data.instruments import known
 from autotrader.exchange.account import REMEMBERED
-from autotrader.exchange.streams import Closed, FeedStatus, Slice
+from autotrader.exchange.news import Closed, FeedStatus, Slice
 from autotrader.exchange.venues import open_paper
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.live import Live

@@ -14,7 +14,6 @@ from autotrader.core.market import Candles, Floats
 from autotrader.data.joined import Source, join
 from autotrader.data.sample import eurusd
 from autotrader.engine.signals import Signals, from_rules
-from autotrader.features import columns as registry
 from autotrader.features.columns import Scale, compute, register
 from autotrader.strategy import check as room
 from autotrader.strategy.check import LookaheadReport, Verdict, check, document
@@ -182,9 +181,8 @@ def test_answers_looked_up_by_date_are_not_called_clean() -> None:
     assert "archive" in report.text
 
 
-def test_a_column_that_looks_its_answers_up_is_followed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_that_looks_its_answers_up_is_followed_by_name(more_columns: None) -> None:
     archive = candles_of()
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
 
     @register(inputs=("open_ms", "close"), scale=Scale.RATE)
     def tomorrows_move(open_ms: NDArray[np.int64], close: Floats) -> Floats:

@@ -65,11 +65,10 @@ mine = at.own(climb, warmup=lambda period, level: at.column("reach").warmup(peri
 
 
 @pytest.fixture
-def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more_columns: None) -> Iterator[None]:
     "One more file among the modules of `features`, in this process."
     (tmp_path / "reach.py").write_text(GAP)
     monkeypatch.setattr(features, "__path__", [*features.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     registry._load_house.cache_clear()
     yield
     sys.modules.pop("autotrader.features.reach", None)

@@ -125,20 +125,16 @@ def public_classes(module: Path) -> list[str]:
     return [name for name in found if not name.startswith("_")]
 
 
-SHARED = {"Book", "Guard", "Holding", "Order", "Outcome", "Played", "Refusal", "Window"}
-
-
 def test_no_class_name_stands_for_two_things() -> None:
     count = Counter(name for module in MODULES for name in public_classes(module))
-    assert {name for name, times in count.items() if times > 1} <= SHARED
+    assert [name for name, times in count.items() if times > 1] == []
 
 
 OBSCURE = {"told", "looks", "stage", "frame", "spread", "floor", "ledger", "page"}
-LEFT = {"looks", "stage"}
 
 
 def test_no_module_name_hides_what_it_holds() -> None:
-    assert {module.stem for module in MODULES} & OBSCURE <= LEFT
+    assert [name(module) for module in MODULES if module.stem in OBSCURE] == []
 
 
 HTML = re.compile(r"</?(a|b|body|details|div|em|h[1-6]|html|i|li|p|script|section|span|style|table|t[dhr]|ul)\b[^>]*>")

@@ -33,7 +33,7 @@ from autotrader.core.market import Candles, from_e8
 from autotrader.core.ports import Bar
 from autotrader.engine.events import EVENT, INTENT, EventKind, IntentKind, Money, Note
 from autotrader.engine.fills import VENUE
-from autotrader.exchange.streams import Closed, FeedStatus, Slice
+from autotrader.exchange.news import Closed, FeedStatus, Slice
 from autotrader.exchange.venues import open_paper
 from autotrader.runner import app
 from autotrader.runner.lease import Tenure, try_take

@@ -31,8 +31,10 @@ from autotrader.core.offline import OfflineError
 from autotrader.core.ports import Bar
 from autotrader.data.bybit_history import connect
 from autotrader.data.instruments import known
-from autotrader.exchange import streams
-from autotrader.exchange.streams import Closed, FeedStatus, Funding, News, Patience, PublicFeed, Slice, Subscription
+from autotrader.exchange import backfill, streams
+from autotrader.exchange import news as pieces
+from autotrader.exchange.news import Closed, FeedStatus, Funding, News, Slice
+from autotrader.exchange.streams import Patience, PublicFeed, Subscription
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import load_funding
@@ -40,7 +42,7 @@ from autotrader.store.series import load_funding
 MINUTE, HOUR = 60_000, 3_600_000
 EIGHT = 8 * HOUR
 START = parse_time("2026-03-05 07:40")  # twenty minutes before a funding stamp
-CODES = {streams.interval(timeframe): timeframe for timeframe in streams.TIMEFRAMES}
+CODES = {pieces.interval(timeframe): timeframe for timeframe in pieces.TIMEFRAMES}
 QUICK = Patience(silence_s=15, connect_s=5, late_ms=3_000, first_wait_s=0.1, longest_wait_s=0.8, healthy_s=60)
 _known = known("bybit", "BTCUSDT")
 assert _known is not None
@@ -315,7 +317,7 @@ class Listener:
         self.move(now_ms)
         for want in self.wanted:
             symbol = want.instrument.symbol
-            codes = ["1", *(streams.interval(timeframe) for timeframe in want.timeframes if timeframe != "1m")]
+            codes = ["1", *(pieces.interval(timeframe) for timeframe in want.timeframes if timeframe != "1m")]
             for code in codes[::-1]:  # the long ones first: they must wait
                 if now_ms % timeframe_ms(CODES[code]) == 0:
                     self.venue.send(kline(symbol, code, now_ms, confirm=True))
@@ -749,16 +751,16 @@ def test_after_a_reconnection_the_missing_bar_comes_before_anything_newer(
 
 
 def test_a_rate_heard_long_before_its_stamp_is_asked_for() -> None:
-    dues, stamp = streams.Dues(paid_ms=EIGHT), 2 * EIGHT
-    streams.hear_ticker(dues, BTC, {"fundingRate": "0.0001", "nextFundingTime": str(stamp)}, stamp - 61_000)
-    streams.pass_stamp(dues, "BTCUSDT", stamp)
+    dues, stamp = pieces.Dues(paid_ms=EIGHT), 2 * EIGHT
+    pieces.hear_ticker(dues, BTC, {"fundingRate": "0.0001", "nextFundingTime": str(stamp)}, stamp - 61_000)
+    pieces.pass_stamp(dues, "BTCUSDT", stamp)
     assert (dues.ready, dues.missing_ms) == ([], stamp)
-    dues = streams.Dues(paid_ms=EIGHT)
-    streams.hear_ticker(dues, BTC, {"fundingRate": "0.0001", "nextFundingTime": str(stamp)}, stamp - 59_000)
-    streams.pass_stamp(dues, "BTCUSDT", stamp)
+    dues = pieces.Dues(paid_ms=EIGHT)
+    pieces.hear_ticker(dues, BTC, {"fundingRate": "0.0001", "nextFundingTime": str(stamp)}, stamp - 59_000)
+    pieces.pass_stamp(dues, "BTCUSDT", stamp)
     assert (dues.ready, dues.missing_ms) == ([Funding(venue="bybit", symbol="BTCUSDT", ts_ms=stamp, rate=0.0001)], 0)
-    streams.hear_ticker(dues, BTC, {"fundingRate": "0.5", "nextFundingTime": str(stamp)}, stamp + 10)  # an old word
-    streams.pass_stamp(dues, "BTCUSDT", stamp + EIGHT - 1)
+    pieces.hear_ticker(dues, BTC, {"fundingRate": "0.5", "nextFundingTime": str(stamp)}, stamp + 10)  # an old word
+    pieces.pass_stamp(dues, "BTCUSDT", stamp + EIGHT - 1)
     assert len(dues.ready) == 1 and dues.missing_ms == 0
 
 
@@ -864,11 +866,11 @@ def test_a_slow_consumer_finds_longer_slices_and_every_bar(hear: Callable[..., L
 def test_more_of_the_past_is_asked_for_only_when_there_is_room(venue: Venue) -> None:
     outbox, stopping = streams.Outbox(limit=2), threading.Event()
     inbox: streams.Inbox = SimpleQueue()
-    questions: SimpleQueue[streams.BackfillRequest | None] = SimpleQueue()
-    market = streams.open_market(BTC, ["1m"], {"1m": START - 5 * MINUTE}, START)
+    questions: SimpleQueue[backfill.BackfillRequest | None] = SimpleQueue()
+    market = backfill.open_market(BTC, ["1m"], {"1m": START - 5 * MINUTE}, START)
     for name in ("up", "down"):
         outbox.put(FeedStatus(is_up=name == "up", why=name))
-    questions.put(streams.missing(market, START, late_ms=0))
+    questions.put(backfill.missing(market, START, late_ms=0))
     run = (connect(venue.endpoint), questions, inbox, outbox, stopping)
     asker = threading.Thread(target=streams.answer_all, args=run, daemon=True)
     asker.start()
@@ -1148,24 +1150,24 @@ def test_however_messages_arrive_the_market_handed_out_is_the_venues(
     order: list[int], lag: int, cuts: list[tuple[int, int]]
 ) -> None:
     start, end = START + 16 * MINUTE, START + (16 + LENGTH) * MINUTE
-    market = streams.open_market(BTC, ["1m", "5m"], {"1m": start, "5m": start - start % (5 * MINUTE)}, start)
+    market = backfill.open_market(BTC, ["1m", "5m"], {"1m": start, "5m": start - start % (5 * MINUTE)}, start)
     silent = {i for first, length in cuts for i in range(first, first + length)}
     news: list[News] = []
-    waiting: list[tuple[int, streams.BackfillRequest]] = []
+    waiting: list[tuple[int, backfill.BackfillRequest]] = []
     now_ms = start
     for at, i in enumerate([*order, *[-1] * 40]):
         now_ms = max(now_ms, CONVERSATION[i]["ts"]) if i >= 0 else now_ms + 1_000
         while waiting and waiting[0][0] <= at:
             news += answered(market, waiting.pop(0)[1])
         if i >= 0 and i not in silent:
-            news += streams.hear(market, CONVERSATION[i]["topic"].partition(".")[0], CONVERSATION[i])
+            news += backfill.hear(market, CONVERSATION[i]["topic"].partition(".")[0], CONVERSATION[i])
         elif i in silent and i + 1 not in silent:  # the line is back
-            streams.forget_ticker(market)
+            backfill.forget_ticker(market)
             market.is_whole = False
-            news += streams.hear(market, "tickers", ticker("BTCUSDT", now_ms, kind="snapshot"))  # as the venue does
+            news += backfill.hear(market, "tickers", ticker("BTCUSDT", now_ms, kind="snapshot"))  # as the venue does
         if not waiting:
-            streams.pass_stamp(market.dues, "BTCUSDT", now_ms - 3_000)
-            question = streams.missing(market, now_ms, late_ms=3_000 if market.is_whole else 0)
+            pieces.pass_stamp(market.dues, "BTCUSDT", now_ms - 3_000)
+            question = backfill.missing(market, now_ms, late_ms=3_000 if market.is_whole else 0)
             if question is None:
                 market.is_whole = True
             else:
@@ -1179,7 +1181,7 @@ def test_however_messages_arrive_the_market_handed_out_is_the_venues(
     ]
 
 
-def answered(market: streams.SymbolState, question: streams.BackfillRequest) -> list[News]:
+def answered(market: backfill.SymbolState, question: backfill.BackfillRequest) -> list[News]:
     "The venue's word as of the moment of the question."
     bars = {}
     for code, first in question.first_ms.items():
@@ -1189,22 +1191,22 @@ def answered(market: streams.SymbolState, question: streams.BackfillRequest) -> 
     stamps = (
         range(-(-question.funding_ms // EIGHT) * EIGHT, question.until_ms + 1, EIGHT) if question.funding_ms else ()
     )
-    answer = streams.BackfillAnswer(question=question, bars=bars, funding=[(t, rate(t)) for t in stamps])
-    news, faults = streams.take_answer(market, answer)
+    answer = backfill.BackfillAnswer(question=question, bars=bars, funding=[(t, rate(t)) for t in stamps])
+    news, faults = backfill.take_answer(market, answer)
     assert faults == []
     return news
 
 
 def test_an_update_that_knows_less_is_old_whatever_its_stamp() -> None:
-    cutter = streams.Cutter(next_ms=START, is_joining=False)
+    cutter = pieces.Cutter(next_ms=START, is_joining=False)
     earlier, later = (
-        streams.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + at)]) for at in (20_000, 30_000)
+        pieces.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + at)]) for at in (20_000, 30_000)
     )
-    first = streams.cut(cutter, later, ts_ms=START + 30_000, is_closed=False)
+    first = pieces.cut(cutter, later, ts_ms=START + 30_000, is_closed=False)
     assert first is not None and first.volume == later.volume
-    assert streams.cut(cutter, earlier, ts_ms=START + 30_000, is_closed=False) is None
-    assert streams.cut(cutter, later, ts_ms=START + 31_000, is_closed=False) is None, "nothing happened"
-    last = streams.cut(cutter, earlier, ts_ms=START + MINUTE, is_closed=True)  # even a venue that takes trades back
+    assert pieces.cut(cutter, earlier, ts_ms=START + 30_000, is_closed=False) is None
+    assert pieces.cut(cutter, later, ts_ms=START + 31_000, is_closed=False) is None, "nothing happened"
+    last = pieces.cut(cutter, earlier, ts_ms=START + MINUTE, is_closed=True)  # even a venue that takes trades back
     assert last is not None and last.volume == 0 and last.close == earlier.close
 
 
@@ -1224,12 +1226,12 @@ def test_whatever_was_missed_comes_page_by_page_in_order(
         "5m": START - START % (5 * MINUTE) - fives * 5 * MINUTE,
         "1h": START - START % HOUR - hours * HOUR,
     }
-    market = streams.open_market(BTC, ["5m", "1h"], since, START + now)
+    market = backfill.open_market(BTC, ["5m", "1h"], since, START + now)
     news: list[News] = []
     questions = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "PAGE", page)
-        while (question := streams.missing(market, end + 30_000, late_ms=0)) is not None:
+        patch.setattr(backfill, "PAGE", page)
+        while (question := backfill.missing(market, end + 30_000, late_ms=0)) is not None:
             assert all((question.until_ms - first) / MINUTE <= page * 60 + 1 for first in question.first_ms.values())
             news += answered(market, question)
             questions += 1
@@ -1249,15 +1251,15 @@ def test_whatever_was_missed_comes_page_by_page_in_order(
 
 @given(cuts=st.sets(st.integers(1, MINUTE - 1), max_size=12), joins=st.integers(0, MINUTE))
 def test_the_parts_of_a_minute_are_the_minute(cuts: set[int], joins: int) -> None:
-    cutter = streams.Cutter(next_ms=START, is_joining=False)
+    cutter = pieces.Cutter(next_ms=START, is_joining=False)
     parts = []
     for at in sorted(cuts):
-        minute = streams.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + at)])
-        part = streams.cut(cutter, minute, ts_ms=START + at, is_closed=False)
+        minute = pieces.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + at)])
+        part = pieces.cut(cutter, minute, ts_ms=START + at, is_closed=False)
         parts += [] if part is None else [part]
-    last = streams.cut(
+    last = pieces.cut(
         cutter,
-        streams.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + MINUTE)]),
+        pieces.to_minute(BTC, [START, *texts("BTCUSDT", START, MINUTE, START + MINUTE)]),
         ts_ms=0,
         is_closed=True,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import Candles, Floats, Instrument, VenueRules
-from autotrader.engine.events import PARAMS, Sizing
+from autotrader.engine.events import PARAMS, Sizing, StopKind
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import daily_returns, sharpe_ratio
 from autotrader.engine.signals import Signals
@@ -334,11 +334,10 @@ def test_random_runs_live_under_the_rules_of_each_day() -> None:
     assert (never > halfway).all() and (halfway > always).all()
 
 
-def test_brakes_are_off_in_later_eras_too() -> None:
+@pytest.mark.parametrize("brake", [{"max_drawdown": 0.02, "sl_ratio": 0.5}, {"sl_kind": StopKind.TRAILING}])
+def test_brakes_are_off_in_later_eras_too(brake: dict[str, float]) -> None:
     one = played(c := hours(14), following(c))
-    free, braked = (
-        _ranked(one, _later(one, 0, **more)).random for more in ({}, {"max_drawdown": 0.02, "sl_ratio": 0.5})
-    )
+    free, braked = (_ranked(one, _later(one, 0, **more)).random for more in ({}, brake))
     np.testing.assert_array_equal(free, braked)
 
 
