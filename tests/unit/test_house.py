@@ -137,35 +137,6 @@ def test_no_module_name_hides_what_it_holds() -> None:
     assert [name(module) for module in MODULES if module.stem in OBSCURE] == []
 
 
-HTML = re.compile(r"</?(a|b|body|details|div|em|h[1-6]|html|i|li|p|script|section|span|style|table|t[dhr]|ul)\b[^>]*>")
-SHOWN = {
-    "plots",
-    "results",
-    "report",
-    "desk",
-    "dashboard",
-    "cli",
-    "metrics.py",
-}  # the last: the table a notebook shows of `Stats`
-
-
-def written(module: Path) -> str:
-    "Its string literals, aside from what a notebook shows of an object and from patterns."
-    tree = ast.parse(module.read_text())
-    aside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_repr_html_"]
-    aside += [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.compile"]
-    left_out = {id(node) for each in aside for node in ast.walk(each)}
-    literals = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in left_out]
-    return "\n".join(node.value for node in literals if isinstance(node.value, str))
-
-
-@pytest.mark.parametrize("module", [p for p in MODULES if not SHOWN & set(p.parts)], ids=name)
-def test_pages_and_terminals_are_for_the_floors_above(module: Path) -> None:
-    assert HTML.findall(written(module)) == []
-    assert calls(module) & {"print", "input"} == set()
-    assert re.findall(r"^\s*(?:import|from) (typer|rich|IPython|panel)\b", module.read_text(), re.M) == []
-
-
 def test_the_import_contracts_are_those_of_the_folders() -> None:
     done = subprocess.run([sys.executable, ROOT / "tools/contracts.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -235,7 +206,7 @@ def test_a_change_has_four_places_at_most_and_all_of_them_exist() -> None:
 
 TAG = re.compile(r"</?(div|span|table|t[rhdb]\w*|p|b|h\d|ul|li|a|em|small|figure|html|body|script|style|svg)\b[^<]*>?")
 SAYS = {"report", "plots", "desk", "dashboard", "cli"}  # floors that show things to people
-TOLD = {"print", "display", "IPython.display.display", "sys.stdout.write"}
+TOLD = {"print", "input", "display", "IPython.display.display", "sys.stdout.write"}
 ALOUD = {
     "autotrader/jobs/__init__.py",
     "autotrader/jobs/worker.py",
@@ -258,6 +229,7 @@ def test_below_the_desk_nobody_prints_and_only_report_and_plots_write_markup(mod
         return
     assert markup_in(ast.parse(module.read_text())) == []
     assert calls(module) & TOLD == set()
+    assert re.findall(r"^\s*(?:import|from) (typer|rich|IPython|panel)\b", module.read_text(), re.M) == []
 
 
 def test_markup_below_the_desk_would_be_noticed() -> None:
