@@ -57,7 +57,7 @@ def _known(request: Request) -> None:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
             raise ConfigError(f"there is no parameter {name[:100]!r}; {hint}")
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #c552667e
 _SAYS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No password, or a wrong one."},
     403: {"description": "From an address or a page that may not ask."},
@@ -133,7 +133,7 @@ class Health:
 def _spoken(life: Liveness) -> dict[str, dict[str, JsonValue]]:
     return {bot: {**pulse.details, "at_ms": pulse.at_ms} for bot, pulse in life.bots.items()}
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #c9ef9343
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 def health(view: Here) -> Health | JSONResponse:
     "Is the database there, is the runner alive."
@@ -158,7 +158,7 @@ def bots(view: Here) -> list[BotRow]:
     "Every configured bot with its newest balance."
     return bots_of(view.store, view.settings, view.clock.now_ms())
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #bffb34c5
 @router.get("/trades")
 def trades(
     view: Here,
@@ -196,7 +196,7 @@ def portfolio(view: Here, points: Points = 300, days: Days = None) -> PortfolioA
         curve=equity_of(view.store, points=points, days=days),
     )
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #87d30243
 @router.get("/performance")
 def performance(view: Here, bot: BotName = None) -> list[Performance]:
     "Return, ratios, wins and costs of each bot since its start."
@@ -224,7 +224,7 @@ def logs(view: Here) -> list[str]:
     "Names of the log files, the newest first."
     return log_names(_folder(view))
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #966d8c64
 @router.get("/logs/{name}", responses=_MISSING)
 def log(
     view: Here,
@@ -298,7 +298,7 @@ class JobRequest(BaseModel):
     timeout_s: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
     memory_mb: Annotated[int, Field(ge=1, le=2**31)] = 4096
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #fcb163d2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
     "One run of a job notebook."
@@ -319,7 +319,7 @@ class JobRow:
 def _stamp(ms: int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #d1333dab
 def _row(job: launcher.Job) -> JobRow:
     same = {name: getattr(job, name) for name in ("id", "name", "state", "progress", "doing", "error", "folder")}
     return JobRow(
@@ -383,7 +383,7 @@ def start_job(shop: Shop, wanted: JobRequest) -> JobRow:
     limits: dict[str, Any] = {"timeout_s": wanted.timeout_s, "memory_mb": wanted.memory_mb}
     return _row(launcher.launch(wanted.name, wanted.parameters, detach=True, **limits, **shop))
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #336d1ce8
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDetails:
     "A job, and what came out of it."
@@ -447,7 +447,7 @@ async def _unfit(_request: Request, error: Exception) -> JSONResponse:
 async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": f"unexpected {type(error).__name__}; the dashboard's log tells where"}, 500)
 
-
+# %% ../../nbs/95_dashboard/20_api.ipynb #0d458aed
 def add_api(
     app: FastAPI,
     view: DeskView,

@@ -160,7 +160,7 @@ def _door(settings: Settings) -> Iterator[socket.socket]:
             raise _taken(settings, error) from None
         yield door
 
-
+# %% ../../nbs/95_dashboard/80_app.ipynb #d6fae7b4
 def _listen(door: socket.socket, settings: Settings) -> str:  # where
     "Open the door; raises `ConfigError` where somebody else was faster."
     try:
@@ -189,7 +189,7 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
+# %% ../../nbs/95_dashboard/80_app.ipynb #59670b3e
 def serve(
     settings: Settings,
     store: Store,

@@ -77,7 +77,7 @@ def _read(path: Path, username: str) -> Login:
         ) from None
     return login
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #525345fa
 def open_login(settings: Settings) -> tuple[Login, str | None]:
     "The login to check against, and the password when it was made just now: show it once. Raises `ConfigError`."
     username, path = settings.dashboard.username, settings.folder / "data" / _FILE
@@ -113,7 +113,7 @@ class Mistakes:
         self.until_ms = max(self.until_ms, now_ms) + _PAUSE_MS
         self.guesses.append(guess)
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #543d0ffb
 def mistakes_of(ledger: dict[str, Mistakes], address: str) -> Mistakes:
     "Those of an address; who was not seen for longest is forgotten."
     ip = ipaddress.ip_address(address.partition("%")[0])
@@ -215,7 +215,7 @@ class AccessDenial:
     text: str
     headers: tuple[tuple[str, str], ...] = ()
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #ff73a261
 def _unknown(wait_ms: int = 0) -> AccessDenial:
     asks = (("www-authenticate", 'Basic realm="autotrader", charset="UTF-8"'),)
     if wait_ms:
@@ -252,7 +252,7 @@ def is_inside(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress
     ip = getattr(ip, "ipv4_mapped", None) or ip
     return any(ip in network for network in networks)
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #e55dc49b
 @dataclass(slots=True, eq=False, kw_only=True)
 class Door:
     "Who may enter, and what happened at the door."
@@ -299,7 +299,7 @@ async def prove(door: Door, address: str, headers: Mapping[str, str], *, has_pas
     _log.warning("wrong user name or password from %s", address)
     return _unknown()
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #c0554cce
 async def judge(door: Door, scope: Scope, headers: Mapping[str, str]) -> AccessDenial | None:
     "Why the request is refused; None: it may pass."
     address, is_websocket = _address(scope), scope["type"] == "websocket"
@@ -322,7 +322,7 @@ def _address(scope: Scope) -> str:
     "Of the visitor; empty where it is not known."
     return str((scope.get("client") or ("",))[0])
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #dbe094e0
 def _port(scope: Scope) -> int:
     "Ours."
     return int((scope.get("server") or ("", 0))[1] or 0)
@@ -348,7 +348,7 @@ def _dressed(door: Door, scope: Scope, send: Send) -> Send:
 
     return dressed
 
-
+# %% ../../nbs/95_dashboard/10_auth.ipynb #d558f21e
 class AccessGuard:
     "ASGI application that lets through who may come in; behind it `visitor` says who that is."
 

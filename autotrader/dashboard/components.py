@@ -198,7 +198,7 @@ def card(title: str, body: str, *, note: str = "", aside: str = "") -> str:
     small = "".join(f"<small>{escape(text)}</small>" for text in (note, aside) if text)
     return f'<section class="card"><h2>{escape(title)}{small}</h2>{body}</section>'
 
-
+# %% ../../nbs/95_dashboard/25_components.ipynb #2a23ef06
 def table(
     columns: Sequence[Column],
     rows: Iterable[Sequence[str]],
@@ -248,7 +248,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     "Names and values under each other; values are HTML."
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{value}</dd>' for name, value in rows)}</dl>"
 
-
+# %% ../../nbs/95_dashboard/25_components.ipynb #1cb26127
 def navigation(pages: Iterable[tuple[str, str, str]], current: str) -> str:
     "Links to pages, given as name, label and the path of an icon."
     links = (
@@ -283,7 +283,7 @@ def _bounds(values: Floats, air: float) -> tuple[float, float]:
     pad = air * (high - low) or 0.001 * abs(high) or 1.0
     return low - pad, high + pad
 
-
+# %% ../../nbs/95_dashboard/25_components.ipynb #c73ff3c9
 def spark(points: Points) -> str:
     "A curve as a line without words; empty before the second point."
     if len(points) < 2:

@@ -40,7 +40,7 @@ def side_of(side: str) -> str:
     "A direction as a mark and a word."
     return _SIDES.get(side, escape(side.lower()))
 
-
+# %% ../../nbs/95_dashboard/29_lists.ipynb #d49d2624
 def trades_table(
     rows: Sequence[TradeRow],
     zone: ZoneInfo,
@@ -70,7 +70,7 @@ def trades_table(
     lines = [_trade_cells(row, zone, *places[row.symbol], is_short=is_short) for row in rows]
     return table(columns, lines, empty=empty, css="trades short" if is_short else "trades", fresh=fresh)
 
-
+# %% ../../nbs/95_dashboard/29_lists.ipynb #dee986af
 def _why(text: str) -> str:
     "A reason without what the indicators were a bar before; all of it under the pointer."
     head, colon, seen = text.partition(": ")

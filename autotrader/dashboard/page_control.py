@@ -179,7 +179,7 @@ def _control_row(page: ControlPage, bot: str | None) -> Any:
 def _clicked(page: ControlPage, command: str, bot: str | None, _: Any) -> None:
     page.question.ask(command, bot)
 
-
+# %% ../../nbs/95_dashboard/58_page_control.ipynb #32561e88
 def _draw_states(page: ControlPage) -> None:
     bots = {row.id: row for row in ask_bots(page.view)}
     trading = sum(row.status == "trading" for row in bots.values())

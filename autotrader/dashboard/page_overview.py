@@ -86,7 +86,7 @@ def _bot_money(row: BotRow, points: Curve) -> str:
     gained = gain(money.total_pnl_usdt, money.equity_usdt - money.total_pnl_usdt)
     return f'<div class="money"><b>{number(money.equity_usdt)}</b><span class="dim">USDT</span><span>{gained}</span></div>{spark(points)}'
 
-
+# %% ../../nbs/95_dashboard/50_page_overview.ipynb #0a7e1d7f
 def _bot_facts(row: BotRow, zone: ZoneInfo) -> list[tuple[str, str]]:
     "Position, how it stands and is protected, and the newest trade."
     facts, held, last = [("Position", position_of(row))], row.holding, row.last_trade

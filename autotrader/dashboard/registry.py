@@ -61,7 +61,7 @@ def register(*, path: str, title: str, icon: str, order: int, tells_silence: boo
 def _name(build: Any) -> str:
     return f"{build.__module__}.{build.__qualname__}"
 
-
+# %% ../../nbs/95_dashboard/31_registry.ipynb #6a124191
 def _is_other(there: Any, build: Any) -> bool:
     "Two pages, and not one that is being written in a notebook."
     return "__main__" not in (there.__module__, build.__module__) and _name(there) != _name(build)

@@ -115,6 +115,7 @@ _SHEET = {
     "min-height": "calc(100vh - 68px)",
     "padding": "2px clamp(12px, 2vw, 24px) 32px",
     "box-sizing": "border-box",
+    "box-shadow": "0 8px 0 0 var(--panel-background-color)",  # a phone's header is lower
 }
 _log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "reference already known")  # a browser names the button of a click in full
@@ -208,7 +209,7 @@ def _dress(page: Any, location: Any, browser: Any) -> None:
     page.param.watch(remember, "dark_theme")
     follow()
 
-
+# %% ../../nbs/95_dashboard/70_shell.ipynb #41ed3fad
 _PERIOD_MS = 1000
 
 

@@ -37,7 +37,7 @@ class _Answer:
     value: Any = None
     error: Exception | None = None  # a database that is away is not asked by everybody either
 
-
+# %% ../../nbs/95_dashboard/15_view.ipynb #fb296900
 class AnswerCache:
     "What was asked of late, and what the answer was."
 
@@ -116,7 +116,7 @@ def ask_events(view: DeskView, level: Level, before_id: int | None, limit: int) 
 def ask_commands(view: DeskView, limit: int, *, fresh_ms: int = SHARED_MS) -> list[CommandRow]:
     return view.ask(("commands", limit), lambda: commands_of(view.store, limit=limit), fresh_ms=fresh_ms)
 
-
+# %% ../../nbs/95_dashboard/15_view.ipynb #af40f045
 def ask_equity(view: DeskView, bot: str | None, days: int | None, points: int) -> Curve:
     key = ("equity", bot, days, points)
     return view.ask(key, lambda: equity_of(view.store, bot=bot, days=days, points=points))

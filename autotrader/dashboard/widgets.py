@@ -57,7 +57,7 @@ def beside(*parts: Any, **look: Any) -> Any:
     "Parts next to each other, as many as fit."
     return pn.FlexBox(*parts, **{"gap": "12px", "sizing_mode": "stretch_width", "margin": 0, **look})
 
-
+# %% ../../nbs/95_dashboard/27_widgets.ipynb #c0539e66
 def growing(pane: Any, fewest_px: int) -> Any:
     "A piece that takes what room its neighbours leave."
     pane.param.update(sizing_mode=None, styles={"flex": f"1 1 {fewest_px}px", "width": "auto", "min-width": "0"})
@@ -91,7 +91,7 @@ def switch(button: Any, *, is_on: bool) -> None:
     if button.disabled == is_on:
         button.disabled = not is_on
 
-
+# %% ../../nbs/95_dashboard/27_widgets.ipynb #568a1173
 @dataclass(slots=True, eq=False)
 class Pager:
     "Newer and Older, and where the pages up to this one begin."

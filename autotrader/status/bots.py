@@ -60,7 +60,7 @@ class Balance:
     today_pnl_usdt: Decimal | None  # since 00:00 UTC; None before the bot's first event
     total_pnl_usdt: Decimal  # realised and open, after fees and funding
 
-
+# %% ../../nbs/80_status/30_bots.ipynb #415fede7
 def _kept(state: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     "Columns of a balance as the state has them."
     tick, step = (Decimal(repr(params[name])) for name in ("tick", "step"))
@@ -149,7 +149,7 @@ def _of_books(state: Mapping[str, Any], *, is_alive: bool, is_ended: bool) -> tu
         why = f"{why}, until {iso(state['until_ms'])[:16].replace('T', ' ')} UTC".removeprefix(", ")
     return status, why
 
-
+# %% ../../nbs/80_status/30_bots.ipynb #56da7768
 def _status(bot: str, life: Liveness, state: Mapping[str, Any] | None, *, is_enabled: bool) -> tuple[str, str]:
     "How a bot is, and why; what a living runner says of it comes before its own books."
     if not is_enabled:
@@ -190,7 +190,7 @@ def _last_decision(connection: sa.Connection, bot: str) -> LastDecision | None:
     says = _SAYS[row.direction]
     return LastDecision(timestamp=stamp(row.known_ms), says=says, confidence=row.confidence, reason=row.reason)
 
-
+# %% ../../nbs/80_status/30_bots.ipynb #f8ee52c2
 def _open_orders(connection: sa.Connection) -> dict[str, int]:
     "Orders that are not at their end, by bot."
     counted = sa.select(Order.bot, sa.func.count()).where(Order.status.in_(_OPEN)).group_by(Order.bot)
@@ -218,7 +218,7 @@ class BotRow:
     last_trade: TradeRow | None
     last_decision: LastDecision | None
 
-
+# %% ../../nbs/80_status/30_bots.ipynb #a3f0a665
 def _named(bot: str, settings: BotSettings | None) -> dict[str, Any]:
     "What the configuration says of a bot."
     if settings is None:
@@ -248,7 +248,7 @@ def _row(
         last_decision=_last_decision(connection, bot),
     )
 
-
+# %% ../../nbs/80_status/30_bots.ipynb #101f7ef6
 def bots_of(store: Store, settings: Settings, now_ms: int, *, life: Liveness | None = None) -> list[BotRow]:
     "Every bot; `life` where it was asked already."
     life = life or liveness_of(store, now_ms)

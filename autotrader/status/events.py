@@ -60,7 +60,7 @@ class CommandRow:
     answered: datetime | None
     message: str
 
-
+# %% ../../nbs/80_status/60_events.ipynb #632db786
 def commands_of(store: Store, *, number: int | None = None, limit: int = 20) -> list[CommandRow]:
     "The newest commands, or the one of that number."
     rows = sa.select(ControlCommand.__table__).order_by(ControlCommand.id.desc()).limit(limit)
@@ -100,7 +100,7 @@ def log_names(folder: Path) -> list[str]:
     files = sorted((folder / "logs").glob("*.log"), key=lambda file: file.stat().st_mtime, reverse=True)
     return [file.stem for file in files]
 
-
+# %% ../../nbs/80_status/60_events.ipynb #7a3a4c75
 def tail_of(folder: Path, name: str, *, after: int = 0, limit: int = 200) -> Tail:
     "Lines behind `after`; raises `ConfigError` when there is no such log."
     if name not in log_names(folder):

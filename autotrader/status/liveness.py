@@ -134,7 +134,7 @@ class Liveness:
         pulse = self.bots.get(bot)
         return pulse is not None and not self.runner.is_silent and self.now_ms - pulse.at_ms <= SILENT_MS
 
-
+# %% ../../nbs/80_status/10_liveness.ipynb #38e83bb4
 def liveness_of(store: Store, now_ms: int) -> Liveness:
     "Who gave a sign of life, and when."
     found = {pulse.name: pulse for pulse in pulses(store)}

@@ -164,7 +164,7 @@ class Performance:
     fees_usdt: float
     funding_usdt: float
 
-
+# %% ../../nbs/80_status/50_performance.ipynb #abd8c0cd
 def _of_days(daily: DailyEquity) -> dict[str, Any]:
     equity = np.concatenate(([daily.start_e8], daily.equity_e8))
     gain_e8 = int(equity[-1]) - daily.start_e8

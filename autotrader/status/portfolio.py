@@ -30,7 +30,7 @@ class Portfolio:
     saved_usdt: Decimal
     day_pnl_usdt: Decimal  # against 24 h before
 
-
+# %% ../../nbs/80_status/40_portfolio.ipynb #9e858230
 def portfolio_of(store: Store) -> Portfolio | None:
     "The newest snapshot; None before the first."
     total = PortfolioHistory.total_balance_usdt
@@ -71,7 +71,7 @@ def _sqlite_stamp(element: Any, compiler: Any, **words: Any) -> str:
 def _postgres_stamp(element: Any, compiler: Any, **words: Any) -> str:
     return f"to_timestamp({compiler.process(element.clauses, **words)} / 1000.0)"
 
-
+# %% ../../nbs/80_status/40_portfolio.ipynb #d6dcd2f2
 def cells(first_ms: int, last_ms: int, step_ms: int) -> Any:
     "Spans (since, until] that cover a time, as a table made on the spot."
     until = sa.bindparam("until", min(first_ms + step_ms, last_ms), sa.BigInteger)

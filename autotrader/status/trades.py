@@ -44,7 +44,7 @@ class TradeRow:
         "Its place in time."
         return f"{(self.timestamp - _EPOCH).total_seconds() * 1e6:.0f}-{self.id}"
 
-
+# %% ../../nbs/80_status/20_trades.ipynb #846da039
 _TRADE = (
     Trade.id,
     Trade.timestamp,
@@ -89,7 +89,7 @@ def _matching(wanted: TradeFilter) -> list[sa.ColumnElement[bool]]:
         tests.append(Trade.timestamp < stamp(wanted.until_ms))
     return tests
 
-
+# %% ../../nbs/80_status/20_trades.ipynb #4dd09074
 def _place(cursor: str) -> tuple[datetime, int]:
     micros, _, number = cursor.partition("-")
     try:
@@ -112,7 +112,7 @@ class TradePage:
     count: int  # that match, at most `COUNTED`
     is_capped: bool  # there are more
 
-
+# %% ../../nbs/80_status/20_trades.ipynb #b162d714
 def trades_of(store: Store, wanted: TradeFilter, *, cursor: str | None = None, limit: int = 50) -> TradePage:
     "One page; raises `ConfigError` on a cursor that is none."
     tests = _matching(wanted)
