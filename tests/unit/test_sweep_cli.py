@@ -142,7 +142,7 @@ def test_a_report_lies_in_a_folder_of_its_own_with_its_manifest_or_not_at_all(de
     shutil.rmtree(desk / "reports")
     (desk / "reports").write_text("a file where a folder belongs")
     ended = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--report")
-    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1) and "--report" in ended.err
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1) and "the report folder" in ended.err
 
 
 NOTEBOOK = """
