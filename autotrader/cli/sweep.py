@@ -120,7 +120,7 @@ def save_report(
     told, text = document(sweep), page(sweep, made=made)
     data = [bars_played(sweep.task)]
     report = Report(kind="sweep", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told))
-    return keep(report, settings.path)
+    return keep(report, settings.folder, config=settings.path)
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #0454195d
 RangeOption = Annotated[

@@ -145,7 +145,7 @@ def save_report(
     report = Report(
         kind="walkforward", page=text, mark=mark_of(text), made=made, asked=words, data=data, results=plain(told)
     )
-    return keep(report, settings.path)
+    return keep(report, settings.folder, config=settings.path)
 
 # %% ../../nbs/99_cli/47_walkforward.ipynb #5497938b
 TrainOption = Annotated[str, typer.Option("--train", metavar="LENGTH", help="Choose on so much, as in 365d.")]

@@ -169,4 +169,4 @@ def save_report(
         data=[{"bot": result.part.bot, **bars_of(result.part)} for result in found.results],
         results=found.told,
     )
-    return keep(report, settings.path)
+    return keep(report, settings.folder, config=settings.path)

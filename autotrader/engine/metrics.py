@@ -6,7 +6,7 @@
 __all__ = ['TRIP', 'DAYS_PER_YEAR', 'FEWEST_DAYS', 'DRAWDOWN', 'spread_loss', 'round_trips', 'equity_returns', 'daily_returns',
            'calendar_days', 'days_per_year', 'sharpe_ratio', 'sortino_ratio', 'yearly_growth', 'deepest_fall',
            'Benchmark', 'benchmark_of', 'Stats', 'trip_statistics', 'measure', 'Months', 'monthly_returns',
-           'deepest_drawdowns', 'in_words', 'in_table']
+           'deepest_drawdowns', 'in_words']
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #1679ef16
 from dataclasses import asdict, dataclass
@@ -247,7 +247,8 @@ class Stats:
         return {"return" if name == "return_frac" else name: value for name, value in asdict(self).items()}
 
     def _repr_html_(self) -> str:
-        return in_table(in_words(self))
+        rows = (f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in in_words(self))
+        return f"<table>{''.join(rows)}</table>"
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #a4f3a1fc
 def _of_days(run: Run, wallet_e8: int, return_frac: float) -> dict[str, Any]:
@@ -483,35 +484,3 @@ def in_words(stats: Stats, coin: str = "quote coin") -> list[tuple[str, str]]:
     "What each number is called, and the number with its unit, in groups; a row without a value names its group."
     of_money = _words_of_return(stats, coin) + _words_of_risk(stats)
     return of_money + _words_of_trips(stats, coin) + _words_of_costs(stats, coin)
-
-# %% ../../nbs/40_engine/50_metrics.ipynb #a43e4d18
-_COLUMNS = "columns:2 280px;column-gap:40px;margin:12px 0 0"
-_TABLE = "width:100%;margin:0 0 16px;break-inside:avoid;border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums"
-_LINE = "border:0;border-bottom:1px solid rgba(128,128,128,.25)"
-_HEAD = f"padding:4px 0;text-align:left;font-weight:600;{_LINE}"
-_NAME = f"padding:3px 12px 3px 0;text-align:left;white-space:normal;{_LINE}"
-_VALUE = f"padding:3px 0;text-align:right;white-space:nowrap;{_LINE}"
-
-
-def _groups(rows: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    "Rows of each group; its heading first, where it has one."
-    groups: list[list[tuple[str, str]]] = []
-    for name, value in rows:
-        if not value or not groups:
-            groups.append([])
-        groups[-1].append((name, value))
-    return groups
-
-
-def _row_html(name: str, value: str) -> str:
-    if not value:
-        return f'<tr><th colspan="2" style="{_HEAD}">{escape(name)}</th></tr>'
-    return f'<tr><td style="{_NAME}">{escape(name)}</td><td style="{_VALUE}">{escape(value)}</td></tr>'
-
-
-def in_table(rows: list[tuple[str, str]]) -> str:
-    "HTML of names and values, a table for each group of `in_words`."
-    tables = ("".join(_row_html(*row) for row in group) for group in _groups(rows))
-    return (
-        f'<div style="{_COLUMNS}">' + "".join(f'<table style="{_TABLE}">{body}</table>' for body in tables) + "</div>"
-    )

@@ -7,23 +7,42 @@ __all__ = ['details', 'doubts', 'body', 'heading', 'page', 'display']
 
 # %% ../../nbs/63_report/30_backtest.ipynb #46cc2baf
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from ..core.clock import DAY_MS, iso
 from ..core.errors import ConfigError
 from ..engine.excursions import excursions
-from ..engine.metrics import Stats, daily_returns, in_table, in_words, round_trips
+from ..engine.metrics import Stats, daily_returns, in_words, round_trips
 from ..plots.distributions import excursions_svg, spread_svg, underwater_svg
 from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
 from ..plots.trades import bars_of as bars_of_tape
 from ..plots.trades import trades_svg
-from .html import bullets, facts, figure, minutes_of, opening, prose, shown, table, tiles, toned
+from autotrader.report.html import (
+    bullets,
+    chapter,
+    facts,
+    figure,
+    joined,
+    link,
+    minutes_of,
+    note,
+    opening,
+    picture,
+    prose,
+    section,
+    shown,
+    small,
+    statistics,
+    table,
+    tiles,
+    toned,
+)
 from .html import page as whole_page
 from autotrader.results.result import (
     Result,
@@ -52,7 +71,7 @@ def _price(value: float, tick: float) -> str:
     return "–" if not np.isfinite(value) else f"{value:,.{max(0, -int(np.floor(np.log10(tick) + 1e-9)))}f}"
 
 # %% ../../nbs/63_report/30_backtest.ipynb #c8a9e20d
-def _tiles(stats: Stats, coin: str) -> str:
+def _tiles(stats: Stats, coin: str) -> Markup:
     "The numbers to remember, with what they are to be held against."
     held = f"buy and hold {number(stats.market_frac, '%', 1, signed=True)}"
     worst = f"buy and hold {number(stats.market_drawdown, '%', 1)}"
@@ -68,7 +87,7 @@ def _tiles(stats: Stats, coin: str) -> str:
     return tiles(cells)
 
 
-def _opening(result: Result, *, is_judged: bool) -> str:
+def _opening(result: Result, *, is_judged: bool) -> Markup:
     why = ["Nobody counted how many were tried."] if result.uncounted else []  # why not may name a folder
     luck = [*luck_said(result.luck), *why] if is_judged else []
     told = verdict(result.part, result.run, result.stats, ())
@@ -86,7 +105,7 @@ def _trips_drawn(result: Result) -> str:
     return trades_svg(bars, round_trips(result.run), stops=result.run.stops, tick=tick, title=title, unit=coin)
 
 
-def _pictures(result: Result) -> str:
+def _pictures(result: Result) -> Markup:
     "Equity, falls, months and trades on candles."
     part, run, coin = result.part, result.run, coin_of(result.part.instrument.symbol)
     months = months_of(part, run)
@@ -97,12 +116,12 @@ def _pictures(result: Result) -> str:
         _trips_drawn(result),
         *_closer(result),
     ]
-    return "".join(map(figure, pictures))
+    return joined(map(figure, pictures))
 
 
-def details(result: Result) -> str:
+def details(result: Result) -> Markup:
     "HTML of the pictures that a result's own display leaves out: falls, round trips on candles, distributions."
-    return "".join(map(figure, [_falls(result), _trips_drawn(result), *_closer(result)])) + _spreads(result)
+    return joined(map(figure, [_falls(result), _trips_drawn(result), *_closer(result)])) + _spreads(result)
 
 # %% ../../nbs/63_report/30_backtest.ipynb #2bafb06a
 _MANY_TRIPS, _CLOSE_BARS = 60, 160
@@ -126,7 +145,7 @@ def _closer(result: Result) -> list[str]:
     return [trades_svg(bars, trips[inside], stops=stops, tick=tick, title=title, unit=coin)]
 
 
-def _spreads(result: Result) -> str:
+def _spreads(result: Result) -> Markup:
     "How round trips and days are distributed, side by side where there is room."
     coin, trips = coin_of(result.part.instrument.symbol), round_trips(result.run)["pnl_e8"] / 1e8
     daily = daily_returns(result.run, result.part.wallet_e8)
@@ -139,10 +158,10 @@ def _spreads(result: Result) -> str:
             pictures.append(
                 excursions_svg(reach.mae[known], reach.mfe[known], trips[known], title="How far round trips went")
             )
-    return f"<h3>How results are spread</h3>{''.join(map(figure, pictures))}"
+    return section("How results are distributed", *map(figure, pictures))
 
 # %% ../../nbs/63_report/30_backtest.ipynb #8017bbc5
-def _costs(result: Result) -> str:
+def _costs(result: Result) -> Markup:
     "From what prices gave to what was left, and what dearer trading would have left."
     stats, coin = result.stats, coin_of(result.part.instrument.symbol)
     steps = [
@@ -173,10 +192,10 @@ def _costs(result: Result) -> str:
     trips = [s.trades for _, s in played]
     if max(trips) > 1.05 * min(trips):
         told += " A poorer account pauses and trades at other times, so the number of round trips differs: the mean of one compares best."
-    return f"<h3>What costs took</h3>{split}<h3>If trading cost more</h3>{table(head, rows)}<p class=note>{escape(told)}</p>"
+    return section("What costs took", split) + section("If trading cost more", table(head, rows), note(told))
 
 # %% ../../nbs/63_report/30_backtest.ipynb #ce21a777
-def _sides(result: Result) -> str:
+def _sides(result: Result) -> Markup:
     coin = coin_of(result.part.instrument.symbol)
     rows = (
         (
@@ -188,17 +207,18 @@ def _sides(result: Result) -> str:
         )
         for name, row in sides_of(result.run).iterrows()
     )
-    return f"<h3>Long and short</h3>{table(('', 'round trips', 'won', f'mean, {coin}', f'profit after fees, {coin}'), rows)}"
+    head = ("", "round trips", "won", f"mean, {coin}", f"profit after fees, {coin}")
+    return section("Long and short", table(head, rows))
 
 # %% ../../nbs/63_report/30_backtest.ipynb #6ac59194
-def _trips(result: Result, shown: int = 5) -> str:
+def _trips(result: Result, shown: int = 5) -> Markup:
     "The best and the worst round trips."
     part, coin = result.part, coin_of(result.part.instrument.symbol)
     trades, tick = trades_of(part, result.run).sort_values("pnl", ascending=False), float(
         part.instrument.rules.tick_size
     )
     if trades.empty:
-        return ""
+        return Markup("")
     picked = trades if len(trades) <= 2 * shown else pd.concat([trades.head(shown), trades.tail(shown)])
     rows = (
         (
@@ -213,7 +233,8 @@ def _trips(result: Result, shown: int = 5) -> str:
         for row in picked.itertuples()
     )
     title = "Round trips" if len(trades) <= 2 * shown else "Best and worst round trips"
-    return f"<h3>{title}</h3>{table(('opened, UTC', f'after fees, {coin}', 'side', 'held', 'quantity', 'entry', 'exit'), rows, (0, 2))}"
+    head = ("opened, UTC", f"after fees, {coin}", "side", "held", "quantity", "entry", "exit")
+    return section(title, table(head, rows, (0, 2)))
 
 
 def _length(span: pd.Timedelta) -> str:
@@ -360,7 +381,7 @@ def _rules(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def _source(result: Result) -> str:
+def _source(result: Result) -> Markup:
     part, bars = result.part, bars_of(result.part)
     data = [
         ("market", f"{part.instrument.venue} {part.instrument.symbol}, {part.instrument.kind}"),
@@ -371,12 +392,15 @@ def _source(result: Result) -> str:
         ("money at the start", number(part.wallet_e8 / 1e8, coin_of(part.instrument.symbol))),
     ]
     own = [(name, f"{value:g}") for name, value in part.params_of.items()]
-    strategy = f"<h3>Strategy: {escape(part.strategy)}</h3>{facts(own)}" if own else ""
-    notes = bullets(notes_of(part))
-    about = f"<h3>About the data</h3>{notes}" if notes else ""
-    return (
-        f"{about}<h3>What was played</h3>{facts(data)}<p class=note>SHA-256 of these bars and their funding: <code>{bars['sha256']}</code></p>"
-        f"{strategy}<h3>Bot: {escape(part.bot)}</h3>{facts(_settings(result))}<h3>Venue, as assumed</h3>{facts(_rules(result))}"
+    notes, bought = notes_of(part), prose(f"SHA-256 of these bars and their funding: `{bars['sha256']}`")
+    return joined(
+        [
+            section("About the data", bullets(notes)) if notes else "",
+            section("What was played", facts(data), note(bought)),
+            section(f"Strategy: {part.strategy}", facts(own)) if own else "",
+            section(f"Bot: {part.bot}", facts(_settings(result))),
+            section("Venue, as assumed", facts(_rules(result))),
+        ]
     )
 
 # %% ../../nbs/63_report/30_backtest.ipynb #7a425af8
@@ -384,25 +408,25 @@ def body(
     result: Result,
     *,
     is_judged: bool = True,  # False: how much of it may be luck is told elsewhere
-) -> str:
+) -> Markup:
     "HTML of all there is to tell of one run."
-    statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
-    return "".join(
+    numbers = statistics(in_words(result.stats, coin_of(result.part.instrument.symbol)))
+    return joined(
         [
             _opening(result, is_judged=is_judged),
             _pictures(result),
             _costs(result),
-            f'<h3>Statistics</h3><div class="small">{statistics}</div>',
+            section("Statistics", small(numbers)),
             _sides(result),
             _spreads(result),
             _trips(result),
-            f"<h3>What to doubt</h3>{bullets(doubts(result))}",
+            section("What to doubt", bullets(doubts(result))),
             _source(result),
         ]
     )
 
 # %% ../../nbs/63_report/30_backtest.ipynb #f73149ca
-def _all(results: Sequence[Result]) -> str:
+def _all(results: Sequence[Result]) -> Markup:
     "Several bots as one account: what they came to, and one line each."
     total, coins = together(results), {coin_of(each.part.instrument.symbol) for each in results}
     coin = coins.pop() if len(coins) == 1 else "quote coin"
@@ -417,8 +441,8 @@ def _all(results: Sequence[Result]) -> str:
     ]
     lines = [
         (
-            f'<a href="#bot-{i}">{escape(bot)}</a>',
-            escape(f"{strategy}, {symbol}"),
+            link(f"bot-{i}", bot),
+            f"{strategy}, {symbol}",
             f"{s.trades:,}",
             toned(number(s.return_frac, "%", 1, signed=True), s.return_frac),
             number(s.market_frac, "%", 1, signed=True),
@@ -439,8 +463,8 @@ def _all(results: Sequence[Result]) -> str:
         number(total["fees"] + total["slippage"] - total["funding"], places=0),
     )
     head = ("bot", "plays", "round trips", "return", "market", "Sharpe", "deepest fall", f"costs, {coin}")
-    picture = figure(equity_svg(*account_of(results), title="All bots, one account", unit=coin))
-    return f'<p class="lead">{prose(lead)}</p>{table(head, [*lines, whole], (0, 1))}{picture}'
+    drawn = figure(equity_svg(*account_of(results), title="All bots, one account", unit=coin))
+    return joined([opening([lead]), table(head, [*lines, whole], (0, 1)), drawn])
 
 # %% ../../nbs/63_report/30_backtest.ipynb #b9900486
 def heading(results: Sequence[Result]) -> tuple[str, str]:
@@ -468,7 +492,7 @@ def page(
     if len(results) == 1:
         return whole_page(title, below, [body(results[0])], kind=kind, made=made)
     parts = (
-        f'<h2 id="bot-{i}">{escape(each.part.bot)}: {escape(each.part.strategy)} on {escape(each.part.instrument.symbol)}</h2>{body(each)}'
+        chapter(f"{each.part.bot}: {each.part.strategy} on {each.part.instrument.symbol}", body(each), name=f"bot-{i}")
         for i, each in enumerate(results)
     )
     return whole_page(title, below, [_all(results), *parts], kind=kind, made=made)
@@ -484,11 +508,11 @@ def display(
     result: Result,
     *,
     told: Sequence[str] | None = None,  # its verdict; None: a backtest's
-) -> str:
+) -> Markup:
     "HTML of a result for a notebook; every text escaped."
     if told is None:
         told = verdict(result.part, result.run, result.stats, luck_said(result.luck, result.uncounted))
-    statistics = in_table(in_words(result.stats, coin_of(result.part.instrument.symbol)))
-    picture = result_svg(result) if len(result.run.equity_e8) else ""
+    numbers = statistics(in_words(result.stats, coin_of(result.part.instrument.symbol)))
+    equity = result_svg(result) if len(result.run.equity_e8) else ""
     months = months_svg(list(result.months.index), result.months.to_numpy()[:, :12], title="Months")
-    return shown(told, picture, months, statistics, notes=_remarks(result))
+    return shown(told, picture(equity), picture(months), numbers, notes=_remarks(result))

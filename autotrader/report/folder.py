@@ -163,9 +163,14 @@ def manifest_of(
     )
 
 
-def keep(report: Report, config: Path) -> Path:
-    "Write a page and its manifest beside a configuration, both or neither; raises `ConfigError` when they cannot be written."
-    folder = reports_of(config.parent, report.kind)
+def keep(
+    report: Report,
+    desk: Path,  # the folder of its reports/
+    *,
+    config: Path,  # config.toml, whose hash the manifest holds
+) -> Path:
+    "Write a page and its manifest, both or neither; raises `ConfigError` when they cannot be written."
+    folder = reports_of(desk, report.kind)
     place = folder / f"{report.made.replace('-', '').replace(':', '')}_{report.mark}"
     try:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as growing:

@@ -6,13 +6,23 @@
 __all__ = ['display', 'page']
 
 # %% ../../nbs/63_report/40_sweep.ipynb #faadb6ea
-from html import escape
-
 import pandas as pd
+from markupsafe import Markup
 
 from ..plots.tables import grid_svg
 from .backtest import body, heading
-from .html import figure, notebook_table, opening, prose, shown, table
+from autotrader.report.html import (
+    chapter,
+    figure,
+    note,
+    notebook_table,
+    opening,
+    paragraph,
+    picture,
+    prose,
+    shown,
+    table,
+)
 from .html import page as whole_page
 from autotrader.results.grid import (
     METRIC_WORDS,
@@ -30,26 +40,23 @@ from ..validation.luck import in_words
 
 # %% ../../nbs/63_report/40_sweep.ipynb #0b5328d0
 def _cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    "Names of the columns, and their values as HTML."
+    "Names of the columns, and their values as text."
     head = [name.removeprefix("strategy_params.").replace("_", " ") for name in rows.columns]
     cells = []
     for row in rows.itertuples(index=False):
         named = zip(rows.columns, row, strict=True)
         cells.append(
-            [
-                escape(shown_value(v, METRIC_WORDS[name].unit) if name in METRIC_WORDS else word_of(v))
-                for name, v in named
-            ]
+            [shown_value(v, METRIC_WORDS[name].unit) if name in METRIC_WORDS else word_of(v) for name, v in named]
         )
     return head, cells
 
 
-def display(found: GridResult) -> str:
+def display(found: GridResult) -> Markup:
     "HTML of a grid for a notebook: verdict, heat map, the best rows; every text escaped."
     told = verdict(found)
     if not found.is_comparable:
         return shown(told)
-    return shown(told, grid_svg(found), notebook_table(*_cells(top_of(found))), notes=found.task.market.notes)
+    return shown(told, picture(grid_svg(found)), notebook_table(*_cells(top_of(found))), notes=found.task.market.notes)
 
 # %% ../../nbs/63_report/40_sweep.ipynb #453c4df6
 def page(
@@ -58,19 +65,19 @@ def page(
     made: str | None = None,  # UTC stamp of its making; none: not said
 ) -> str:
     "The report as one HTML document: the grid first, then the whole backtest of what it proposes; raises `DataError` when nothing can be compared."
-    proposed, left = result_of(found), " ".join(map(prose, left_said(found)))
-    words = escape(" ".join(f"--set {word}" for word in found.config))
+    proposed, words = result_of(found), " ".join(f"--set {word}" for word in found.config)
     axes = ", ".join(
         f"{axis.key} {word_of(axis.values[0])} to {word_of(axis.values[-1])} ({len(axis.values)})"
         for axis in found.ranges.axes
     )
     blocks = [
         opening(list(proposed_said(found)), in_words(found.luck)),
-        f"<p>{left}</p>",
+        paragraph(" ".join(left_said(found))),
         figure(grid_svg(found)),
         table(*_cells(top_of(found, 20)), texts=()),
-        f'<p class="note">Highest level among their neighbours first. Varied: {escape(axes)}. To set what is proposed: <code>{words}</code></p>',
-        f"<h2>What is proposed: {escape(changes_said(found.changes[found.plateau.chosen]))}</h2>",
-        body(proposed, is_judged=False),
+        note(prose(f"Highest level among their neighbours first. Varied: {axes}. To set what is proposed: `{words}`")),
+        chapter(
+            f"What is proposed: {changes_said(found.changes[found.plateau.chosen])}", body(proposed, is_judged=False)
+        ),
     ]
     return whole_page(*heading([proposed]), blocks, kind="sweep", made=made)

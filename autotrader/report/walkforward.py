@@ -7,12 +7,26 @@ __all__ = ['page', 'display']
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #6035e77a
 from collections.abc import Mapping
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from ..core.clock import DAY_MS, iso
 from ..plots.distributions import walk_svg
-from .html import bullets, facts, figure, notebook_table, opening, shown, table, tiles, toned
+from autotrader.report.html import (
+    bullets,
+    facts,
+    figure,
+    note,
+    notebook_table,
+    opening,
+    picture,
+    section,
+    shown,
+    table,
+    tiles,
+    toned,
+)
 from .html import page as whole_page
 from ..results.grid import METRIC_WORDS
 from ..results.result import coin_of
@@ -40,12 +54,12 @@ def _head(walk: WalkResult) -> list[str]:
 
 
 def _cells(walk: WalkResult, mark: int, row: _Row) -> list[str]:
-    "One window as HTML."
+    "One window as a row."
     dates = (str(row[name])[:10] for name in ("train_from", "test_from", "test_until"))
     return [
         str(mark),
         *dates,
-        *(escape(_cell(row[axis.key])) for axis in walk.ranges.axes),
+        *(_cell(row[axis.key]) for axis in walk.ranges.axes),
         number(row["in_sharpe"]),
         toned(number(row["out_sharpe"]), row["out_sharpe"]),
         number(row["in_return"], "%", 2, signed=True),
@@ -61,21 +75,21 @@ def _windows(walk: WalkResult) -> list[list[str]]:
     return [_cells(walk, mark, row) for mark, row in zip(walk.table.index, walk.table.to_dict("records"), strict=True)]
 
 
-def _windows_drawn(walk: WalkResult) -> str:
-    note = "In: where it was chosen. Out: where it was played, unseen before. Sharpe ratios are yearly; those of a single window scatter widely."
-    return f"{table(_head(walk), _windows(walk), (0, 1, 2, 3), is_wide=True)}<p class=note>{note}</p>"
+def _windows_drawn(walk: WalkResult) -> Markup:
+    told = "In: where it was chosen. Out: where it was played, unseen before. Sharpe ratios are yearly; those of a single window scatter widely."
+    return section("Window by window", table(_head(walk), _windows(walk), (0, 1, 2, 3), is_wide=True), note(told))
 
 
-def _moves_drawn(walk: WalkResult) -> str:
+def _moves_drawn(walk: WalkResult) -> Markup:
     "Per parameter what was chosen, how often, and how it moved."
     rows, moved = [], walk.summary["restless"]
     for axis in walk.ranges.axes:
         taken = [chosen[axis.key] for step in walk.steps if (chosen := chosen_of(walk, step))]
         often = ", ".join(f"{_cell(value)}: {taken.count(value)}×" for value in axis.values if value in taken)
-        rows.append((escape(_key(axis.key)), f"{_cell(axis.values[0])} – {_cell(axis.values[-1])}", escape(often), number(moved[axis.key])))  # fmt: skip
+        rows.append((_key(axis.key), f"{_cell(axis.values[0])} – {_cell(axis.values[-1])}", often, number(moved[axis.key])))  # fmt: skip
     moves = table(("parameter", "range", "chosen", "restlessness"), rows, (0, 1, 2))
-    note = "Restlessness compares its moves from window to window with those of blind choice: 0 never moves, 1 moves like dice."
-    return f"<h3>How calm the choice was</h3>{moves}<p class=note>{note}</p>"
+    told = "Restlessness compares its moves from window to window with those of blind choice: 0 never moves, 1 moves like dice."
+    return section("How calm the choice was", moves, note(told))
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #ea085a5c
 def _kept_shown(kept: float | None) -> tuple[str, str]:
@@ -84,7 +98,7 @@ def _kept_shown(kept: float | None) -> tuple[str, str]:
     return (number(kept, "%", 0), "of the promised return") if kept > 0 else ("nothing", "of the promised return")
 
 
-def _tiles(walk: WalkResult) -> str:
+def _tiles(walk: WalkResult) -> Markup:
     found = walk.summary
     held = f"buy and hold {number(found['market'], '%', 1, signed=True)}"
     return tiles(
@@ -103,10 +117,10 @@ def _tiles(walk: WalkResult) -> str:
     )
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #fb6b53e6
-def _overfit(walk: WalkResult) -> str:
+def _overfit(walk: WalkResult) -> Markup:
     "What cross-validation says of choosing from this grid at all."
     if walk.overfit is None:
-        return ""
+        return Markup("")
     found = walk.overfit
     rows = [
         ("ways to halve the period", f"{len(found.logits):,}"),
@@ -114,14 +128,14 @@ def _overfit(walk: WalkResult) -> str:
         ("best of one half loses elsewhere", number(found.oos_loss_prob, "%", 1)),
         ("slope, its Sharpe out on in", number(found.slope)),
     ]
-    note = (
+    told = (
         "Every combination over the whole period, the best of each half held against the other half (CSCV). The second line is the probability "
         "of overfitting, PBO: a low one says that better and worse combinations stay so, not that any of them earns."
     )
-    return f"<h3>Is choosing from this grid worth anything?</h3>{facts(rows)}<p class=note>{note}</p>"
+    return section("Is choosing from this grid worth anything?", facts(rows), note(told))
 
 
-def _setting(walk: WalkResult) -> str:
+def _setting(walk: WalkResult) -> Markup:
     first = walk.steps[0].window
     train = (first.train_until_ms - first.train_from_ms) // DAY_MS
     gap = (first.test_from_ms - first.train_until_ms) // DAY_MS
@@ -138,7 +152,7 @@ def _setting(walk: WalkResult) -> str:
         ("sizing", f"{bot.sizing}, {bot.initial_capital_usdt:,.0f} {coin_of(walk.task.market.instrument.symbol)} each"),
         ("slippage", f"{walk.task.costs.slippage_bps:g} bps"),
     ]
-    return f"<h3>What was asked</h3>{facts(rows)}"
+    return section("What was asked", facts(rows))
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #04907a3c
 def page(
@@ -152,17 +166,17 @@ def page(
         opening(outcome_said(walk), in_words(walk.luck)),
         _tiles(walk),
         figure(walk_svg(walk)),
-        f"<h3>Window by window</h3>{_windows_drawn(walk)}",
+        _windows_drawn(walk),
         _moves_drawn(walk),
         _overfit(walk),
         _setting(walk),
-        f"<h3>How it was made</h3>{bullets(notes_of(walk))}",
+        section("How it was made", bullets(notes_of(walk))),
     ]
     title = title_of(walk).partition(", ")[0]
     return whole_page(title, f"{first} to {end}, times in UTC", blocks, kind="walk-forward", made=made)
 
 
-def display(walk: WalkResult) -> str:
+def display(walk: WalkResult) -> Markup:
     "HTML of a walk for a notebook: verdict, picture, windows; every text escaped."
     windows = notebook_table(_head(walk), _windows(walk), (0, 1, 2, 3))
-    return shown(verdict(walk), walk_svg(walk), windows, width=900)
+    return shown(verdict(walk), picture(walk_svg(walk)), windows, width=900)

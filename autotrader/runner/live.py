@@ -222,7 +222,7 @@ class LiveMarket:
         self.has_news = False  # a bar has closed since the last snapshot
 
     def hear(self, said: Slice | Closed | Funding | FeedStatus) -> None:
-        "Let all bots of a market live through one thing, in one transaction at most."
+        "Let all bots of a market live through one thing; what no order has committed is, at `rest`."
         if isinstance(said, FeedStatus):
             self._note_line(said)
         else:
@@ -231,13 +231,14 @@ class LiveMarket:
                 if bot.market == (said.venue, said.symbol):
                     tell(self.supervisor, bot, said, is_late=is_late)
         self.has_news = self.has_news or isinstance(said, Closed)
-        self.supervisor.writer.commit()
 
     def rest(self) -> None:
-        "Nothing more is heard now: note what a bar that closed has changed."
+        "Nothing more is heard now: write what happened, and what a bar that closed has changed."
         if self.has_news:
             self.has_news = False
             self.snapshot()
+        else:
+            self.supervisor.writer.commit()
 
     def _note_line(self, line: FeedStatus) -> None:
         self.line = "ok" if line.is_up else f"down: {line.why}"

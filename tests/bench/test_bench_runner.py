@@ -189,6 +189,7 @@ class Stand:
                         ),
                     )
                 )
+            self.live.market.rest()
 
     def close(self, i: int) -> tuple[float, float]:
         "The bar closes; when it was heard, and what the processor worked."
@@ -196,6 +197,7 @@ class Stand:
         worked_s, begun_s = time.thread_time(), time.perf_counter()
         for symbol, candles in self.candles.items():
             self.live.market.hear(Closed(venue="bybit", symbol=symbol, timeframe="1h", candle=candles[i : i + 1]))
+        self.live.market.rest()
         return begun_s, time.thread_time() - worked_s
 
     def ask(self) -> None:

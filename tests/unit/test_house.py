@@ -231,3 +231,35 @@ def test_a_change_has_four_places_at_most_and_all_of_them_exist() -> None:
         places, proofs = (re.findall(r"`(\w+/[^`]+)`", cell) for cell in cells)
         assert 1 <= len(places) <= 4 and proofs, change
         assert [path for path in places + proofs if not (ROOT / path).exists()] == [], change
+
+
+TAG = re.compile(r"</?(div|span|table|t[rhdb]\w*|p|b|h\d|ul|li|a|em|small|figure|html|body|script|style|svg)\b[^<]*>?")
+SAYS = {"report", "plots", "desk", "dashboard", "cli"}  # floors that show things to people
+TOLD = {"print", "display", "IPython.display.display", "sys.stdout.write"}
+ALOUD = {
+    "autotrader/jobs/__init__.py",
+    "autotrader/jobs/worker.py",
+    "autotrader/strategy/charts.py",
+}  # a kernel's line, a job's page, a chart's frame
+
+
+def markup_in(tree: ast.AST) -> list[str]:
+    "Literals with HTML tags, but for those of `_repr_html_`: a thing may show itself in a notebook."
+    own = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.name == "_repr_html_" for n in ast.walk(f)
+    }
+    texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in own]
+    return [text.value[:60] for text in texts if TAG.search(text.value)]
+
+
+@pytest.mark.parametrize("module", [p for p in MODULES if not SAYS & set(p.parts)], ids=name)
+def test_below_the_desk_nobody_prints_and_only_report_and_plots_write_markup(module: Path) -> None:
+    if name(module) in ALOUD:
+        return
+    assert markup_in(ast.parse(module.read_text())) == []
+    assert calls(module) & TOLD == set()
+
+
+def test_markup_below_the_desk_would_be_noticed() -> None:
+    assert markup_in(ast.parse("x = f'<div>{y}</div>'")) and markup_in(ast.parse("x = '<td style=\"a\">'"))
+    assert not markup_in(ast.parse("class A:\n    def _repr_html_(self): return '<b>x</b>'\nx = 'a < b'"))

@@ -24,7 +24,6 @@ from autotrader.engine.metrics import (
     daily_returns,
     days_per_year,
     deepest_drawdowns,
-    in_table,
     in_words,
     measure,
     monthly_returns,
@@ -32,6 +31,7 @@ from autotrader.engine.metrics import (
 )
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import FILL, Run, Tape, run
+from autotrader.report.html import statistics
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -436,7 +436,7 @@ def test_no_path_of_money_makes_a_warning_or_a_nan(path: np.ndarray, trips: list
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stats = stats_of(lived(path, fills=fills))
-        told = in_table(in_words(stats, "USDT"))
+        told = statistics(in_words(stats, "USDT"))
     json.dumps(stats.as_dict(), allow_nan=False)
     assert "nan" not in told.lower() and "inf" not in told.replace("infl", "")
     assert stats.trades == len(trips)
@@ -472,5 +472,5 @@ def test_words_say_their_unit_and_nothing_comes_out_as_markup() -> None:
     assert len(set(names)) == len(names)
     percent = {name for name, value in rows if value.endswith("%")}
     assert {"return", "return a year, compounded", "largest drawdown", "win rate", "market return"} <= percent
-    assert [value for _, value in rows].count("") == in_table(rows).count("<table") == 6
-    assert "<b>" not in in_table(rows) and "&lt;b&gt;" in in_table(rows)
+    assert [value for _, value in rows].count("") == statistics(rows).count("<table") == 6
+    assert "<b>" not in statistics(rows) and "&lt;b&gt;" in statistics(rows)

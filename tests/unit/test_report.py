@@ -279,7 +279,7 @@ def test_a_report_without_a_place_is_one_line_before_anything_is_played(desk: Pa
     (desk / "reports").write_text("a file where a folder belongs")
     ended = Ended(desk, "backtest", *MONTH, "--report")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert "--report" in ended.err and "reports" in ended.err
+    assert "the report folder" in ended.err and "make room for it" in ended.err
 
 
 def test_stress_is_that_of_the_configuration(desk: Path) -> None:
