@@ -188,10 +188,14 @@ _FETCHED = re.compile(r'^<script src="[^"\n]*"></script>$', re.M)  # Panel, once
 
 def framed(figure: "LayoutDOM", *, height: int = 450) -> str:
     "HTML that shows a figure in any notebook or page: the scripts come along, in a frame of their own."
+    from bokeh.document import Document
     from bokeh.embed import file_html
+    from bokeh.io.doc import patch_curdoc
     from bokeh.resources import INLINE
 
-    page = _FETCHED.sub("", file_html(figure, INLINE, title="autotrader"))
+    alone = Document()  # whatever a dashboard of this process has left behind
+    with patch_curdoc(alone):
+        page = _FETCHED.sub("", file_html(figure, INLINE, title="autotrader"))
     return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:{height}px;border:0"></iframe>'
 
 # %% ../../nbs/62_plots/10_results.ipynb #150d034f

@@ -152,7 +152,9 @@ def open_chart(
     open_browser: bool = False,
 ) -> Path:
     "Write backtesting.py's interactive chart of a strategy as one page that asks nobody; raises `DataError` like `replay`."
+    from bokeh.document import Document
     from bokeh.embed import file_html
+    from bokeh.io.doc import patch_curdoc
     from bokeh.layouts import column as stacked
     from bokeh.models import BasicTickFormatter, Div
     from bokeh.resources import INLINE
@@ -166,7 +168,9 @@ def open_chart(
         formatter.use_scientific = False  # 120000, not 1.200e+5
     page = stacked(Div(text=escape(told), sizing_mode="stretch_width"), chart, sizing_mode="stretch_width")
     target = Path(path or f"{name}_{candles.symbol}_{candles.timeframe}.html").resolve()
-    whole = _FETCHED.sub("", file_html(page, INLINE, title=f"{name} on {candles.symbol}"))
+    alone = Document()  # whatever a dashboard of this process has left behind
+    with patch_curdoc(alone):
+        whole = _FETCHED.sub("", file_html(page, INLINE, title=f"{name} on {candles.symbol}"))
     target.write_text(whole, encoding="utf-8")
     if open_browser:
         import webbrowser

@@ -466,6 +466,7 @@ def test_a_dead_dashboard_is_started_again_while_the_runner_goes_on(stage: Calla
     wait_until(lambda: len(staged.pids("dashboard")) == 2, "a new dashboard")
     assert not is_gone(staged.pids("runner")[0])
     assert [line for line in staged.lines if "has ended (killed by SIGKILL)" in line and "trading goes on" in line]
+    wait_until(lambda: "WELCOME" in staged.lines, "the welcome")
     staged.process.terminate()
     assert staged.end() == 0
     assert staged.lines.count("WELCOME") == 1
