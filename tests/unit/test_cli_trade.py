@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from shared import once
 
 from autotrader.cli.main import main
 from autotrader.config import logs
@@ -53,8 +54,7 @@ def run(folder: Path, *words: object) -> Ended:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     "A folder that was empty before `quickstart`, and what that said."
-    folder = tmp_path_factory.mktemp("desk")
-    return folder, run(folder, "quickstart", "--no-serve", "--json").told
+    return once(tmp_path_factory, "quickstarted", lambda folder: run(folder, "quickstart", "--no-serve", "--json").told)
 
 
 @pytest.fixture
@@ -295,9 +295,9 @@ def test_a_journal_that_was_changed_is_found_out(desk: Path) -> None:
         (["explain", "sub_bot_A-9999-1-0"], "there is no order 'sub_bot_A-9999-1-0'"),
         (["explain", "sub_bot_A-"], "orders begin with 'sub_bot_A-'"),
         (["explain", ""], "there is no order ''"),
-        (["quickstart", "--data", "nowhere"], "--data nowhere is not a folder"),
-        (["quickstart", "--data", "data"], "needs no files"),
-        (["quickstart", "--config", "other.toml"], "named config.toml"),
+        (["quickstart", "--no-serve", "--data", "nowhere"], "--data nowhere is not a folder"),
+        (["quickstart", "--no-serve", "--data", "data"], "needs no files"),
+        (["quickstart", "--no-serve", "--config", "other.toml"], "named config.toml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
