@@ -129,6 +129,7 @@ def _span(text: str, where: str) -> tuple[Value, ...]:
 
 # %% ../../nbs/60_search/40_grid.ipynb #3d92ea30
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
+_ENDLESS = re.compile(r"[+-]?(nan|inf|infinity)", re.I)
 _BOOLS: Mapping[str, bool] = {"true": True, "false": False}
 
 
@@ -138,6 +139,9 @@ def _listed(text: str, where: str) -> tuple[Value, ...]:
     numbers = [number for part in parts if (number := _decimal(part)) is not None]
     if len(numbers) == len(parts):
         return _distinct(_numbers(sorted(numbers)), where)
+    endless = next((part for part in parts if _ENDLESS.fullmatch(part)), None)
+    if endless is not None:
+        raise ConfigError(f"{where}: {endless!r} is not a finite number: {_LIKE}")
     wrong = next((part for part in parts if not _WORD.fullmatch(part)), None)
     if wrong is not None:
         raise ConfigError(f"{where}: {wrong!r} is neither a number among numbers nor a word among words: {_LIKE}")
