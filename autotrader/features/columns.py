@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from pkgutil import iter_modules
 from threading import Lock
 from types import MappingProxyType
@@ -93,6 +94,11 @@ def _checked(spec: ColumnSpec) -> ColumnSpec:
         raise ConfigError(
             f"{where} must warm up for a whole number of bars below {limit}, was {longest} at its longest: lower the upper bounds of its parameters"
         )
+    try:
+        signature(spec.function).bind(*spec.inputs, *spec.parameters)
+    except TypeError as error:
+        given = ", ".join([*spec.inputs, *(each.name for each in spec.parameters)])
+        raise ConfigError(f"{where} must take ({given}) by position: {error}") from None
     return spec
 
 # %% ../../nbs/30_features/30_columns.ipynb #d6f369e9

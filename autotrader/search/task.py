@@ -142,6 +142,8 @@ def task_of(
     instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
 ) -> Task:
     "A strategy on candles, as `backtest` plays it; raises `DataError` or `ConfigError` on what cannot be played."
+    if strategy is None:
+        raise ConfigError("there is no strategy, it is None: give a template's name, or one made by `own`")
     settings = as_bot(candles, bot)
     chosen = strategy_from(strategy, params=settings.strategy_params.own) if isinstance(strategy, str) else strategy
     market = as_market(check(candles), fine, instrument)

@@ -241,3 +241,13 @@ def test_a_cache_holds_no_more_than_it_has_room_for() -> None:
         assert cache.size <= 80_000
     kept = [cache.get("same", [view], lambda: np.zeros(1)).shape for view in reversed(views)]
     assert kept.count((1,)) >= 40 and kept[0] == (951,)
+
+
+def test_a_column_whose_function_cannot_be_called_as_declared_is_refused() -> None:
+    period = Parameter(name="period", low=2, high=20, default=5)
+    with pytest.raises(ConfigError, match=r"must take \(close, period\) by position"):
+
+        @register(inputs=("close",), parameters=(period,), scale=Scale.PRICE, name="by_keyword")
+        def by_keyword(close: Floats, *, period: int) -> Floats:
+            "a mistake"
+            return close

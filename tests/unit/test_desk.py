@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import autotrader as at
 from autotrader.config.settings import load
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
+from autotrader.data.sample import eurusd
 from autotrader.store.candles import save
 from autotrader.store.database import open_store
 
@@ -62,3 +64,9 @@ def test_an_impossible_cost_or_bot_is_refused_by_name(config: Path) -> None:
         at.backtest("ema_trend", candles, costs={"slippage_bps": -1.0})
     with pytest.raises(ConfigError, match="max_leverage"):
         at.backtest("ema_trend", candles, bot={"max_leverage": 0})
+
+
+@pytest.mark.parametrize("verb", [at.backtest, at.rehearse])
+def test_no_strategy_is_not_some_strategy(verb: Any) -> None:
+    with pytest.raises(ConfigError, match="there is no strategy, it is None"):
+        verb(None, eurusd()[:300])
