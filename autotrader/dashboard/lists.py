@@ -9,8 +9,9 @@ __all__ = ['NO_TRADES', 'NO_EVENTS', 'side_of', 'trades_table', 'level_chip', 'e
 # %% ../../nbs/95_dashboard/29_lists.ipynb #61f7d57d
 from collections.abc import Sequence
 from decimal import Decimal
-from html import escape
 from zoneinfo import ZoneInfo
+
+from markupsafe import Markup
 
 from autotrader.dashboard.components import (
     NOTHING,
@@ -24,21 +25,23 @@ from autotrader.dashboard.components import (
     share,
     signed,
     table,
+    toned,
     zone_name,
 )
 from .view import DeskView, ask_equity
+from ..report.html import Html, fragment
 from ..status.bots import BotRow
 from ..status.events import EventRow
 from ..status.trades import TradeRow
 
 # %% ../../nbs/95_dashboard/29_lists.ipynb #e32e2a17
 NO_TRADES = "No trades yet: a bot's first order appears here as soon as it is filled."
-_SIDES = {"BUY": '<span class="dim">▲</span> buy', "SELL": '<span class="dim">▼</span> sell'}
+_MARKS = {"BUY": "▲", "SELL": "▼"}
 
 
-def side_of(side: str) -> str:
+def side_of(side: str) -> Html:
     "A direction as a mark and a word."
-    return _SIDES.get(side, escape(side.lower()))
+    return toned(_MARKS[side]) + f" {side.lower()}" if side in _MARKS else side.lower()
 
 # %% ../../nbs/95_dashboard/29_lists.ipynb #d49d2624
 def trades_table(
@@ -48,7 +51,7 @@ def trades_table(
     empty: str,
     fresh: Sequence[bool] = (),
     is_short: bool = False,  # for a page that shows other things too
-) -> str:
+) -> Markup:
     "Executed orders; quantities and prices of one market with the same places."
     columns = [
         Column(f"Time ({zone_name(zone)})", "t"),
@@ -71,23 +74,26 @@ def trades_table(
     return table(columns, lines, empty=empty, css="trades short" if is_short else "trades", fresh=fresh)
 
 # %% ../../nbs/95_dashboard/29_lists.ipynb #dee986af
-def _why(text: str) -> str:
+_WHY = fragment('<span title="{{ text }}">{{ kept }}</span>')
+
+
+def _why(text: str) -> Markup:
     "A reason without what the indicators were a bar before; all of it under the pointer."
     head, colon, seen = text.partition(": ")
     kept = ", ".join(part for part in seen.split(", ") if "_before " not in part)
-    return f'<span title="{escape(text)}">{escape(head + colon + kept)}</span>'
+    return _WHY(text=text, kept=head + colon + kept)
 
 
-def _trade_cells(row: TradeRow, zone: ZoneInfo, qty_places: int, price_places: int, *, is_short: bool) -> list[str]:
+def _trade_cells(row: TradeRow, zone: ZoneInfo, qty_places: int, price_places: int, *, is_short: bool) -> list[Html]:
     return [
         moment(row.timestamp, zone, form="%m-%d %H:%M:%S" if is_short else "%Y-%m-%d %H:%M:%S"),
-        escape(row.bot),
-        *([] if is_short else [escape(row.symbol)]),
+        row.bot,
+        *([] if is_short else [row.symbol]),
         side_of(row.side),
         number(row.quantity, qty_places),
         number(row.price, price_places),
         *([] if is_short else [number(row.fee, 4)]),
-        signed(row.pnl) if row.pnl else f'<span class="dim">{NOTHING}</span>',
+        signed(row.pnl) if row.pnl else toned(NOTHING),
         _why(row.reason or ""),
     ]
 
@@ -96,15 +102,15 @@ NO_EVENTS = "Nothing to report: starts, stops, commands and limits that took hol
 _LEVELS = {"INFO": "plain", "WARNING": "warn"}
 
 
-def level_chip(level: str) -> str:
+def level_chip(level: str) -> Markup:
     "The weight of an event."
     return chip(level.lower(), _LEVELS.get(level, "down"))
 
 
-def events_table(rows: Sequence[EventRow], zone: ZoneInfo, *, empty: str, fresh: Sequence[bool] = ()) -> str:
+def events_table(rows: Sequence[EventRow], zone: ZoneInfo, *, empty: str, fresh: Sequence[bool] = ()) -> Markup:
     "What people should know of."
     columns = [Column(f"Time ({zone_name(zone)})", "t"), Column("Level", "what"), Column("What happened", "came")]
-    lines = [[moment(row.timestamp, zone), level_chip(row.level), escape(row.message)] for row in rows]
+    lines = [[moment(row.timestamp, zone), level_chip(row.level), row.message] for row in rows]
     return table(columns, lines, empty=empty, css="told events", fresh=fresh)
 
 # %% ../../nbs/95_dashboard/29_lists.ipynb #0a5ba03f
@@ -118,26 +124,29 @@ _KINDS = {
 }
 
 
-def bot_chip(row: BotRow) -> str:
+def bot_chip(row: BotRow) -> Markup:
     "How a bot is."
     is_short = row.why and len(row.why) <= 30 and row.status != "off"
     return chip(f"{row.status}: {row.why}" if is_short else row.status, _KINDS.get(row.status, "plain"))
 
 
-def position_of(row: BotRow) -> str:
+def position_of(row: BotRow) -> Markup:
     "What a bot holds, in words."
     if row.holding is None:
-        return '<span class="dim">flat</span>'
+        return toned("flat")
     mark, word = ("▲", "long") if row.holding.qty > 0 else ("▼", "short")
-    return f'<span class="dim">{mark}</span> {word} {exact(abs(row.holding.qty))} at {exact(row.holding.entry_price)}'
+    return toned(mark) + f" {word} {exact(abs(row.holding.qty))} at {exact(row.holding.entry_price)}"
 
 
-def gain(pnl: Decimal, before: Decimal) -> str:
+_GAIN = fragment("{{ pnl }} <small>{{ share }}</small>")
+
+
+def gain(pnl: Decimal, before: Decimal) -> Markup:
     "A gain or a loss, and what part that is of what there was before it."
-    return f"{signed(pnl)} <small>{share(pnl, before)}</small>"
+    return _GAIN(pnl=signed(pnl), share=share(pnl, before))
 
 # %% ../../nbs/95_dashboard/29_lists.ipynb #212aeacb
-def ask_chart(view: DeskView, bot: str | None, days: int | None, height: int) -> str:
+def ask_chart(view: DeskView, bot: str | None, days: int | None, height: int) -> Markup:
     "Equity and drawdown of a bot, or of everything, as a picture."
     points = ask_equity(view, bot, days, 300)
     key = ("chart", bot, days, height, points[-1] if points else None)

@@ -9,11 +9,11 @@ __all__ = ['said_of', 'commands_table', 'ConfirmDialog', 'ControlPage']
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import panel_material_ui as pmui
+from markupsafe import Markup
 
 from ..core.errors import AutotraderError
 from .api import silence, submit
@@ -22,6 +22,7 @@ from .lists import bot_chip, position_of
 from .registry import register
 from .view import DeskView, ask_bots, ask_commands, ask_runner
 from .widgets import above, beside, boxed, growing, piece, put, stacked, switch
+from ..report.html import fragment, paragraph
 from ..status.events import CommandRow
 
 # %% ../../nbs/95_dashboard/58_page_control.ipynb #561797fb
@@ -47,7 +48,10 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 # %% ../../nbs/95_dashboard/58_page_control.ipynb #cd84df58
-def commands_table(rows: Sequence[CommandRow], zone: ZoneInfo) -> str:
+_COMMAND = fragment("<b>{{ command }}</b> {{ whom }}")
+
+
+def commands_table(rows: Sequence[CommandRow], zone: ZoneInfo) -> Markup:
     "Commands and what came of them."
     columns = [
         Column(f"Time ({zone_name(zone)})", "t"),
@@ -59,10 +63,10 @@ def commands_table(rows: Sequence[CommandRow], zone: ZoneInfo) -> str:
     lines = [
         [
             moment(row.created, zone),
-            f"<b>{escape(row.command)}</b> {escape(row.bot or 'all bots')}",
+            _COMMAND(command=row.command, whom=row.bot or "all bots"),
             chip(row.state, _STATES.get(row.state, "plain")),
-            escape(row.message),
-            escape(row.who),
+            row.message,
+            row.who,
         ]
         for row in rows
     ]
@@ -89,7 +93,7 @@ class ConfirmDialog:
     def ask(self, command: str, bot: str | None) -> None:
         self.pending = (command, bot)
         _, label, colour = next(act for act in _ACTS if act[0] == command)
-        put(self.text, f"<p>{escape(_ASKS[command].format(whom=bot or 'All bots'))}</p>")
+        put(self.text, paragraph(_ASKS[command].format(whom=bot or "All bots")))
         self.yes.param.update(label=f"Yes, {label.lower()}", color=colour)
         self.dialog.param.update(title=f"{label} {bot or 'all bots'}?", open=True)
 
@@ -180,15 +184,21 @@ def _clicked(page: ControlPage, command: str, bot: str | None, _: Any) -> None:
     page.question.ask(command, bot)
 
 # %% ../../nbs/95_dashboard/58_page_control.ipynb #32561e88
+_ALL = fragment("""
+<b>All bots</b><div class="dim">{{ trading }} of {{ bots }} trading · {{ holding }} with a position</div>
+""")
+_ONE = fragment("<b>{{ bot }}</b>&ensp;{{ chip }}<div>{{ position }}</div>")
+
+
 def _draw_states(page: ControlPage) -> None:
     bots = {row.id: row for row in ask_bots(page.view)}
     trading = sum(row.status == "trading" for row in bots.values())
     holding = sum(row.holding is not None for row in bots.values())
     put(
         page.states[None],
-        f'<b>All bots</b><div class="dim">{trading} of {len(bots)} trading · {holding} with a position</div>',
+        _ALL(trading=trading, bots=len(bots), holding=holding),
     )
     for bot, pane in page.states.items():
         if bot is not None:
             row = bots[bot]
-            put(pane, f"<b>{escape(bot)}</b>&ensp;{bot_chip(row)}<div>{position_of(row)}</div>")
+            put(pane, _ONE(bot=bot, chip=bot_chip(row), position=position_of(row)))

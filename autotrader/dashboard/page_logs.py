@@ -8,12 +8,12 @@ __all__ = ['EventList', 'log_lines', 'LogTail', 'LogsPage']
 # %% ../../nbs/95_dashboard/56_page_logs.ipynb #898ba331
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import panel_material_ui as pmui
+from markupsafe import Markup
 
-from .components import card, nothing
+from .components import card, nothing, toned
 from .lists import NO_EVENTS, events_table
 from .registry import register
 from .view import DeskView, ask_events
@@ -59,13 +59,13 @@ _KEPT = 400  # lines
 _GRADES = ("DEBUG", *LEVELS)
 
 
-def log_lines(lines: Sequence[str], grade: str, words: str) -> list[str]:
+def log_lines(lines: Sequence[str], grade: str, words: str) -> list[Markup]:
     "Those of at least a grade that hold some words, newest first, as HTML; a line without a grade belongs to any."
     kept, shown = _GRADES[_GRADES.index(grade) :], []
     for line in reversed(lines):
         found = next((each for each in _GRADES if f"[{each}]" in line[:60]), "")
         if (not found or found in kept) and words.lower() in line.lower():
-            shown.append(f'<span class="{found}">{escape(line)}</span>')
+            shown.append(toned(line, found))
     return shown
 
 # %% ../../nbs/95_dashboard/56_page_logs.ipynb #5573e09f
@@ -118,7 +118,7 @@ class LogTail:
             if self.lines
             else "Nothing was logged yet: the runner and this dashboard write here."
         )
-        body = "<pre>" + "\n".join(shown) + "</pre>" if shown else nothing(empty)
+        body = Markup("<pre>{}</pre>").format(Markup("\n").join(shown)) if shown else nothing(empty)
         put(self.text, card("Log", body, note=f"last {_KEPT} lines at most", aside="newest line first, times in UTC"))
 
 # %% ../../nbs/95_dashboard/56_page_logs.ipynb #924ec72d

@@ -9,11 +9,11 @@ __all__ = ['overview_figures', 'bot_card', 'events_list', 'OverviewPage']
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import panel_material_ui as pmui
+from markupsafe import Markup
 
 from autotrader.dashboard.components import (
     NOTHING,
@@ -28,6 +28,7 @@ from autotrader.dashboard.components import (
     signed,
     spark,
     table,
+    toned,
     zone_name,
 )
 from autotrader.dashboard.lists import (
@@ -44,24 +45,28 @@ from autotrader.dashboard.lists import (
 from .registry import register
 from .view import DeskView, ask_bots, ask_equity, ask_events, ask_portfolio, ask_trades
 from .widgets import Seen, beside, boxed, growing, piece, put, stacked
+from ..report.html import Html, fragment, joined
 from ..status.bots import BotRow
 from ..status.events import EventRow
 from ..status.portfolio import Curve, Portfolio
 from ..status.trades import TradeFilter
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #1a8828d9
-def overview_figures(total: Portfolio | None, bots: Sequence[BotRow]) -> str:
+_WITH = fragment("{{ value }} <small>{{ beside }}</small>")
+
+
+def overview_figures(total: Portfolio | None, bots: Sequence[BotRow]) -> Markup:
     "Equity, what it gained, and how many bots are at work."
     trading = sum(row.status == "trading" for row in bots)
-    working = ("Bots trading", f"{trading} <small>of {len(bots)}</small>")
+    working = ("Bots trading", _WITH(value=trading, beside=f"of {len(bots)}"))
     if total is None:
-        return figures([("Total equity", f"{NOTHING} <small>USDT</small>"), ("Last 24 h", NOTHING), working])
+        return figures([("Total equity", _WITH(value=NOTHING, beside="USDT")), ("Last 24 h", NOTHING), working])
     gained = sum((row.balance.total_pnl_usdt for row in bots if row.balance), start=Decimal(0))
     holding = sum(row.holding is not None for row in bots)
     saved = [("Put aside", number(total.saved_usdt))] if total.saved_usdt else []
     return figures(
         [
-            ("Total equity", f"{number(total.total_usdt)} <small>USDT</small>"),
+            ("Total equity", _WITH(value=number(total.total_usdt), beside="USDT")),
             ("Last 24 h", gain(total.day_pnl_usdt, total.total_usdt - total.day_pnl_usdt)),
             ("Since the start", gain(gained, total.total_usdt - gained)),
             *saved,
@@ -71,25 +76,34 @@ def overview_figures(total: Portfolio | None, bots: Sequence[BotRow]) -> str:
     )
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #e9c21283
-def bot_card(row: BotRow, points: Curve, zone: ZoneInfo) -> str:
+_BOT = fragment("""
+<section class="card bot"><header><b>{{ row.id }}</b>{{ chip }}</header>
+{#- -#}
+<div class="sub">{{ row.symbol }} {{ row.timeframe }} · {{ row.strategy }}</div>
+{%- if row.why|length > 30 %}<div class="warn">{{ row.why }}</div>{% endif %}{{ money }}{{ facts }}</section>
+""")
+_MONEY = fragment("""
+<div class="money"><b>{{ equity }}</b><span class="dim">USDT</span><span>{{ gained }}</span></div>{{ spark }}
+""")
+
+
+def bot_card(row: BotRow, points: Curve, zone: ZoneInfo) -> Markup:
     "One bot at a glance."
-    market = f"{escape(row.symbol)} {row.timeframe} · {escape(row.strategy)}"
-    why = f'<div class="warn">{escape(row.why)}</div>' if len(row.why) > 30 else ""
-    head = f"<header><b>{escape(row.id)}</b>{bot_chip(row)}</header>"
-    return f'<section class="card bot">{head}<div class="sub">{market}</div>{why}{_bot_money(row, points)}{pairs(_bot_facts(row, zone))}</section>'
+    return _BOT(row=row, chip=bot_chip(row), money=_bot_money(row, points), facts=pairs(_bot_facts(row, zone)))
 
 
-def _bot_money(row: BotRow, points: Curve) -> str:
+def _bot_money(row: BotRow, points: Curve) -> Markup:
     money = row.balance
     if money is None:
         return nothing("No balance yet: its first bar brings one.")
     gained = gain(money.total_pnl_usdt, money.equity_usdt - money.total_pnl_usdt)
-    return f'<div class="money"><b>{number(money.equity_usdt)}</b><span class="dim">USDT</span><span>{gained}</span></div>{spark(points)}'
+    return _MONEY(equity=number(money.equity_usdt), gained=gained, spark=spark(points))
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #0a7e1d7f
-def _bot_facts(row: BotRow, zone: ZoneInfo) -> list[tuple[str, str]]:
+def _bot_facts(row: BotRow, zone: ZoneInfo) -> list[tuple[str, Html]]:
     "Position, how it stands and is protected, and the newest trade."
-    facts, held, last = [("Position", position_of(row))], row.holding, row.last_trade
+    held, last = row.holding, row.last_trade
+    facts: list[tuple[str, Html]] = [("Position", position_of(row))]
     open_usdt = row.balance.equity_usdt - row.balance.wallet_usdt if row.balance else None
     guards = (
         [exact(price) if price else NOTHING for price in (held.stop_price, held.target_price)]
@@ -100,23 +114,26 @@ def _bot_facts(row: BotRow, zone: ZoneInfo) -> list[tuple[str, str]]:
     facts.append(("Stop · target", " · ".join(guards) if held else NOTHING))
     if last is not None:
         when = moment(last.timestamp, zone, form="%m-%d %H:%M")
-        facts.append(("Last trade", f'{side_of(last.side)} {exact(last.quantity)} <span class="dim">{when}</span>'))
+        facts.append(("Last trade", Markup("{} {} {}").format(side_of(last.side), exact(last.quantity), toned(when))))
     else:
         facts.append(("Last trade", NOTHING))
     return facts
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #d78cb93b
-def events_list(rows: Sequence[EventRow], zone: ZoneInfo, *, empty: str) -> str:
+_EVENT = fragment("{{ level }} {{ when }}<br>{{ message }}")
+
+
+def events_list(rows: Sequence[EventRow], zone: ZoneInfo, *, empty: str) -> Markup:
     "Events where there is little room."
+    whens = [toned(moment(row.timestamp, zone, form="%m-%d %H:%M:%S")) for row in rows]
     lines = [
-        [
-            f'{level_chip(row.level)} <span class="dim">{moment(row.timestamp, zone, form="%m-%d %H:%M:%S")}</span><br>{escape(row.message)}'
-        ]
-        for row in rows
+        [_EVENT(level=level_chip(row.level), when=when, message=row.message)]
+        for row, when in zip(rows, whens, strict=True)
     ]
     return table([Column(f"Times in {zone_name(zone)}", "came")], lines, empty=empty)
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #97ed3a58
+_GROUP = fragment('<div class="{{ css }}">{{ parts }}</div>')
 _PERIODS = {"1D": 1, "1W": 7, "1M": 30, "1Y": 365, "All": 0}
 
 
@@ -152,11 +169,11 @@ class OverviewPage:
         put(self.figures, overview_figures(ask_portfolio(view), bots))
         put(self.curve, ask_chart(view, None, days, 170))
         cards = [bot_card(row, ask_equity(view, row.id, days, 60), zone) for row in bots]
-        put(self.bots, f'<div class="bots">{"".join(cards)}</div>')
+        put(self.bots, _GROUP(css="bots", parts=joined(cards)))
         put(self.news, _news(self))
 
 # %% ../../nbs/95_dashboard/50_page_overview.ipynb #21270690
-def _news(page: OverviewPage) -> str:
+def _news(page: OverviewPage) -> Markup:
     "The newest trades beside the newest events."
     view, zone, now_ms = page.view, page.view.zone, page.view.clock.now_ms()
     trades = ask_trades(view, TradeFilter(), None, 10).trades
@@ -167,4 +184,4 @@ def _news(page: OverviewPage) -> str:
     ]
     left = card("Newest trades", trades_table(trades, zone, empty=NO_TRADES, fresh=lit[0], is_short=True))
     right = card("Newest events", events_list(events, zone, empty=NO_EVENTS))
-    return f'<div class="two">{left}{right}</div>'
+    return _GROUP(css="two", parts=left + right)

@@ -9,8 +9,9 @@ __all__ = ['balances', 'performance_table', 'PortfolioPage']
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from autotrader.dashboard.components import (
     Column,
@@ -27,11 +28,12 @@ from .lists import ask_chart, position_of
 from .registry import register
 from .view import DeskView, ask_bots, ask_performance, ask_portfolio
 from .widgets import piece, put, stacked
+from ..report.html import Html, fragment, joined
 from ..status.bots import BotRow
 from ..status.performance import Performance
 
 # %% ../../nbs/95_dashboard/54_page_portfolio.ipynb #721a9ac9
-def balances(bots: Sequence[BotRow], saved_usdt: Decimal) -> str:
+def balances(bots: Sequence[BotRow], saved_usdt: Decimal) -> Markup:
     "Each bot's money and position, and how the whole is divided."
     money = [(row, row.balance) for row in bots if row.balance is not None]
     sizes = [*((row.id, float(balance.equity_usdt)) for row, balance in money), ("put aside", float(saved_usdt))]
@@ -46,9 +48,9 @@ def balances(bots: Sequence[BotRow], saved_usdt: Decimal) -> str:
         Column("Last 24 h", "r wide"),
         Column("Since the start", "r"),
     ]
-    lines = [
+    lines: list[list[Html]] = [
         [
-            key(i) + escape(row.id),
+            key(i) + row.id,
             position_of(row),
             number(balance.wallet_usdt),
             signed(balance.equity_usdt - balance.wallet_usdt),
@@ -74,7 +76,7 @@ def balances(bots: Sequence[BotRow], saved_usdt: Decimal) -> str:
     return parts(sizes) + table(columns, lines, empty="No balance yet: a bot's first bar brings one.")
 
 # %% ../../nbs/95_dashboard/54_page_portfolio.ipynb #478e86a8
-def performance_table(rows: Sequence[Performance]) -> str:
+def performance_table(rows: Sequence[Performance]) -> Markup:
     "How well each bot did."
     columns = [
         Column("Bot", "bot"),
@@ -90,7 +92,7 @@ def performance_table(rows: Sequence[Performance]) -> str:
     ]
     lines = [
         [
-            escape(row.bot),
+            row.bot,
             f"{row.days:,}",
             signed(100 * row.return_frac, 2, " %"),
             number(row.sharpe),
@@ -106,6 +108,9 @@ def performance_table(rows: Sequence[Performance]) -> str:
     return table(columns, lines, empty="Nothing to measure yet: ratios need some days of balances.")
 
 # %% ../../nbs/95_dashboard/54_page_portfolio.ipynb #7cb1d713
+_STACK = fragment('<div class="stack">{{ parts }}</div>')
+
+
 @register(
     path="portfolio",
     title="Portfolio",
@@ -141,4 +146,4 @@ class PortfolioPage:
             for row in bots
             if row.balance
         ]
-        put(self.curves, f'<div class="stack">{"".join(drawn)}</div>')
+        put(self.curves, _STACK(parts=joined(drawn)))

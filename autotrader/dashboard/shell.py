@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import panel as pn
 import panel_material_ui as pmui
+from markupsafe import Markup
 
 from ..core.errors import AutotraderError
 from .auth import visitor
@@ -34,10 +35,11 @@ from autotrader.dashboard.components import (
 from .registry import Page, pages
 from .view import DeskView, ask_runner
 from .widgets import above, piece, put, stacked
+from ..report.html import fragment
 from ..status.liveness import Runner
 
 # %% ../../nbs/95_dashboard/70_shell.ipynb #3b384f0a
-def runner_chip(runner: Runner) -> str:
+def runner_chip(runner: Runner) -> Markup:
     "Whether the runner lives and what it does, for the bar on top."
     if runner.silent_s is None:
         return chip("no runner yet", "down")
@@ -50,24 +52,34 @@ def runner_chip(runner: Runner) -> str:
     return chip(word or "runner alive", "up" if runner.state in ("", "trading") else "warn")
 
 
-def replay_badge(runner: Runner, zone: ZoneInfo) -> str:
+_BADGE = fragment('<span class="badge">Replay {{ when }} · {{ pace }}</span>')
+_PROGRESS = fragment("""
+<span class="progress" role="progressbar" aria-valuenow="{{ done }}"><i style="width:{{ width }}%"></i></span><span>{{ words }}</span>
+""")
+
+
+def replay_badge(runner: Runner, zone: ZoneInfo) -> Markup:
     "Says that the floor plays a recording, where it stands and how fast; empty on a live floor."
     if runner.mode != "replay":
-        return ""
+        return Markup("")
     pace = "as fast as it goes" if runner.speed is None else f"{runner.speed:,.0f}×"
     when = moment(runner.time, zone, form="%Y-%m-%d %H:%M")
-    badge = f'<span class="badge">Replay {when} · {pace}</span>'
+    badge = _BADGE(when=when, pace=pace)
     done = runner.played_frac
     if done is None:
         return badge
     ends = " – ".join(moment(end, zone, form="%Y-%m-%d") for end in (runner.since, runner.until))
-    return f'{badge}<span class="progress" role="progressbar" aria-valuenow="{100 * done:.0f}"><i style="width:{100 * done:.1f}%"></i></span><span>{percent(done, 0)} of {ends} ({zone_name(zone)})</span>'
+    words = f"{percent(done, 0)} of {ends} ({zone_name(zone)})"
+    return badge + _PROGRESS(done=f"{100 * done:.0f}", width=f"{100 * done:.1f}", words=words)
 
 # %% ../../nbs/95_dashboard/70_shell.ipynb #f25df9dc
-def strip(runner: Runner, zone: ZoneInfo, *, tells_silence: bool = False) -> str:
+_STRIP = fragment('<div class="strip">{{ badge }}</div>')
+
+
+def strip(runner: Runner, zone: ZoneInfo, *, tells_silence: bool = False) -> Markup:
     "What everybody must know who reads the page below; a page may have words of its own for a silent runner."
     badge = replay_badge(runner, zone)
-    parts = [f'<div class="strip">{badge}</div>'] if badge else []
+    parts = [_STRIP(badge=badge)] if badge else []
     if runner.is_silent and tells_silence:
         return above(*parts)
     if runner.is_silent:
@@ -135,6 +147,9 @@ def framed(pulse: Any, links: Any, strip: Any, content: Any) -> Any:
     )
 
 # %% ../../nbs/95_dashboard/70_shell.ipynb #e86e9a02
+_BAR = fragment('<div class="bar">{{ chips }}</div>')
+
+
 class Shell:
     "One visitor's pages. A page is made when it is looked at for the first time."
 
@@ -159,7 +174,7 @@ class Shell:
         view, was_away = self.view, self._is_away
         try:
             runner = ask_runner(view)
-            put(self.pulse, f'<div class="bar">{chip(view.settings.general.environment)}{runner_chip(runner)}</div>')
+            put(self.pulse, _BAR(chips=chip(view.settings.general.environment) + runner_chip(runner)))
             says_it = bool(self.shown) and self.entries[self.shown].tells_silence
             put(self.strip, strip(runner, view.zone, tells_silence=says_it))
             if self.shown:
@@ -167,7 +182,7 @@ class Shell:
             self._is_away = False
         except AutotraderError as error:  # the next second may have it back
             self._is_away = True
-            put(self.pulse, f'<div class="bar">{chip("database not reachable", "down")}</div>')
+            put(self.pulse, _BAR(chips=chip("database not reachable", "down")))
             if not was_away:
                 _log.warning("page %s not refreshed: %s", self.shown, error)
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from markupsafe import Markup
 
 from .components import STYLE
+from ..report.html import Html, fragment
 
 # %% ../../nbs/95_dashboard/27_widgets.ipynb #c7bd8340
 def piece() -> Any:
@@ -21,15 +23,18 @@ def piece() -> Any:
     return pn.pane.HTML("", stylesheets=[STYLE], sizing_mode="stretch_width", margin=0)
 
 
-def put(pane: Any, html: str) -> None:
+def put(pane: Any, html: Html) -> None:
     "Show a text, unless it is there already."
     if pane.object != html:
-        pane.object = html
+        pane.object = str(html)  # a pane replaces in it, which `Markup` would escape
 
 
-def above(*parts: str) -> str:
+_ABOVE = fragment('{% for part in parts if part %}<div class="above">{{ part }}</div>{% endfor %}')
+
+
+def above(*parts: Html) -> Markup:
     "Parts over a page, with the room below them; nothing takes no room."
-    return "".join(f'<div class="above">{part}</div>' for part in parts if part)
+    return _ABOVE(parts=parts)
 
 # %% ../../nbs/95_dashboard/27_widgets.ipynb #562f44a5
 _NO_BUTTON = ".scroll-button { display: none }"  # a column keeps room for one
