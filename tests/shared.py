@@ -16,7 +16,8 @@ def once(
     name: str,
     make: Callable[[Path], Any],  # fills an empty folder; what it returns can be said in JSON
 ) -> tuple[Path, Any]:
-    "A folder that the first to ask has filled, and what was said then; nobody may change it."
+    """A folder that the first to ask has filled, and what was said then. It is for looking and for copying: where a command runs in it, another
+    process that copies it meets a database's files that come and go."""
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, said = base / name, base / f"{name}.json"

@@ -301,17 +301,16 @@ def test_a_journal_that_was_changed_is_found_out(desk: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_clear_line(started: tuple[Path, Any], words: list[str], said: str) -> None:
-    folder = started[0]
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".log"}
-    ended = run(folder, *words)
+def test_wrong_input_is_one_clear_line(desk: Path, words: list[str], said: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in desk.rglob("*") if path.suffix != ".log"}
+    ended = run(desk, *words)
     assert (ended.code, ended.out) == (2, "")
     assert said in ended.err
     assert ended.err.startswith("autotrader: ") and ended.err.count("\n") == 1
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".log"}
+    after = {path: path.stat().st_mtime_ns for path in desk.rglob("*") if path.suffix != ".log"}
     assert after.keys() == before.keys()
-    assert after[folder / "config.toml"] == before[folder / "config.toml"]
-    assert after[folder / "data" / "rehearsal.db"] == before[folder / "data" / "rehearsal.db"]
+    assert after[desk / "config.toml"] == before[desk / "config.toml"]
+    assert after[desk / "data" / "rehearsal.db"] == before[desk / "data" / "rehearsal.db"]
 
 
 def test_a_broken_configuration_is_named(desk: Path) -> None:
