@@ -116,6 +116,40 @@ def test_a_change_enters_projection_and_writer_once(tmp_path: Path, monkeypatch:
     assert entered["bots.writer"] - events <= 4, "what is left are commits"
 
 
+ONCE = {  # what a door is opened for, once each
+    "event": [("bots.projection", "project"), ("bots.writer", "record")],
+    "order": [("bots.limits", "review"), ("bots.execution", "to_request"), ("exchange.paper", "submit"), ("exchange.account", "place")],
+    "stop": [("bots.execution", "to_protection"), ("exchange.paper", "protect"), ("exchange.account", "protect")],
+    "instant": [("exchange.paper", "play"), ("exchange.account", "play")],
+    "bar": [
+        *(("bots.cycle", door) for door in ("live_through", "hear_close", "hear_signal", "turn_over")),
+        *(("bots.subbot", door) for door in ("tick", "close_bar", "decide")),
+        *(("exchange.paper", door) for door in ("is_playing", "open_bar", "audit", "settled")),
+        *(("bots.writer", "commit"), ("bots.limits", "hear"), ("store.journal", "append"), ("store.journal", "save_state")),
+    ],
+}  # fmt: skip
+
+
+def test_every_door_of_the_walk_is_opened_once_for_what_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, events = walked(tmp_path, monkeypatch)
+    opened = Counter(calls)
+    things = {
+        "event": events,
+        "order": 3,
+        "stop": 1,
+        "instant": 1 + 2,
+        "bar": 2,
+    }  # each bar ends with an instant in which nothing is left
+    assert {door: opened[door] for doors in ONCE.values() for door in doors} == {
+        door: things[thing] for thing, doors in ONCE.items() for door in doors
+    }
+    heard = things["instant"] - things["bar"] + 2 * things["bar"]  # after every instant, and around a bar
+    assert opened["bots.subbot", "listen"] == heard
+    assert opened["exchange.paper", "updates"] == heard + things["order"] + things["stop"]
+
+
 def test_each_room_of_the_walk_has_few_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, _ = walked(tmp_path, monkeypatch)
     doors: dict[str, set[str]] = {}
