@@ -124,6 +124,7 @@ class Candles:
     volume: Floats  # base coin
     extras: dict[str, Floats] = field(default_factory=dict)  # "funding_rate", "open_interest", "mark_low", …
     notes: tuple[str, ...] = ()  # what a reader of any result must know about this data
+    instrument: Instrument | None = None  # whose bars they are, where the store that gave them knew
 
     @property
     def bar_ms(self) -> int:

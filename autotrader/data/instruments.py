@@ -6,15 +6,17 @@
 __all__ = ['KNOWN', 'FUNDING_LAG_MS', 'INTEREST_LAG_MS', 'INTEREST_INTERVAL_MS', 'known', 'interest_unit', 'infer']
 
 # %% ../../nbs/20_data/05_instruments.ipynb #ee8e9527
+from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import DataError
-from ..core.market import E8, Candles, Floats, Instrument, VenueRules
+from ..core.market import Candles, Floats, Instrument, VenueRules
 
 # %% ../../nbs/20_data/05_instruments.ipynb #36da7321
-_EIGHT_HOURS_MS = 8 * 3_600_000
+_HOUR_MS = 3_600_000
 
 
 def _bybit(symbol: str, tick: str, step: str, min_qty: str, max_qty: str, max_market_qty: str) -> Instrument:
@@ -32,7 +34,7 @@ def _bybit(symbol: str, tick: str, step: str, min_qty: str, max_qty: str, max_ma
         taker_fee=Decimal("0.00055"),
         max_leverage=Decimal(100),
         maintenance_margin=Decimal("0.005"),
-        funding_interval_ms=_EIGHT_HOURS_MS,
+        funding_interval_ms=8 * _HOUR_MS,
     )
     return Instrument(venue="bybit", symbol=symbol, rules=rules)
 
@@ -100,40 +102,113 @@ def interest_unit(publisher: str) -> str:
     return _INTEREST_UNITS.get(publisher, "coins")
 
 # %% ../../nbs/20_data/05_instruments.ipynb #9388a6ec
-_MAX_DECIMALS = 8
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    "What a venue charges a customer without a discount, and how it lends."
+
+    taker_fee: str  # fraction of notional
+    maker_fee: str
+    max_leverage: int = 1
+    maintenance_margin: str = "0"
+    funding_hours: int = 0
+
+
+# List prices of 2025 for customers without volume. Leverage and margin are those of a venue's smaller coins, on the careful side: Bybit's
+# `instruments-info` has 12.5 to 75 for most of them, and the lowest risk tier maintains half of the initial margin.
+_PERPETUAL = {
+    "bybit": _Terms(taker_fee="0.00055", maker_fee="0.0002", max_leverage=25, maintenance_margin="0.02", funding_hours=8),
+    "binance": _Terms(taker_fee="0.0005", maker_fee="0.0002", max_leverage=25, maintenance_margin="0.02", funding_hours=8),
+    "okx": _Terms(taker_fee="0.0005", maker_fee="0.0002", max_leverage=25, maintenance_margin="0.02", funding_hours=8),
+    "bitget": _Terms(taker_fee="0.0006", maker_fee="0.0002", max_leverage=25, maintenance_margin="0.02", funding_hours=8),
+    "hyperliquid": _Terms(taker_fee="0.00045", maker_fee="0.00015", max_leverage=10, maintenance_margin="0.05", funding_hours=1),
+}  # fmt: skip
+_ELSEWHERE = _Terms(taker_fee="0.001", maker_fee="0.001", max_leverage=10, maintenance_margin="0.05", funding_hours=8)
+_SPOT = _Terms(taker_fee="0.001", maker_fee="0.001")  # of all of them, the dearest side
+_LINEAR = {"bybit": ("USDT", "USDC", "PERP"), "hyperliquid": ("USD", "USDT", "USDC", "PERP")}
+
+
+def _kind(venue: str, symbol: str, has_funding: bool) -> tuple[str, str]:
+    "Perpetual or spot, and by which evidence."
+    if has_funding:
+        return "perpetual", "its funding is stored"
+    if symbol.endswith(_LINEAR.get(venue, ())):
+        return "perpetual", f"as what {venue} quotes in {symbol[-4:]} is, unless told otherwise"
+    return "spot", "nothing says that it pays funding"
+
+
+def _funding_interval_ms(funding_ms: NDArray[np.int64], listed_hours: int) -> int:
+    "Time between payments: as most stamps have it, in whole hours, else as the venue lists it."
+    gaps = np.rint(np.diff(funding_ms) / _HOUR_MS)
+    gaps = gaps[gaps >= 1]
+    return int(np.median(gaps)) * _HOUR_MS if len(gaps) else listed_hours * _HOUR_MS
+
+# %% ../../nbs/20_data/05_instruments.ipynb #d0cfcec2
+_MAX_DECIMALS = 12
+_MONEY_DECIMALS = 8
+_LARGEST_ORDER = 10**9  # quote coin, at the newest price
 
 
 def _decimals(values: Floats) -> int | None:
-    "Fewest decimals that write every value, up to eight; None when that is not enough."
+    "Fewest decimals that write every value, up to twelve; None when that is not enough."
     for places in range(_MAX_DECIMALS + 1):
-        if np.all(np.abs(np.round(values, places) - values) <= 1e-11 * np.maximum(np.abs(values), 1.0)):
+        allowed = np.minimum(1e-11 * np.abs(values), 1e-3 * 10.0**-places) + 1e-15 * np.abs(values)
+        if np.all(np.abs(np.round(values, places) - values) <= allowed):
             return places
     return None
 
-# %% ../../nbs/20_data/05_instruments.ipynb #d0cfcec2
-def infer(candles: Candles) -> tuple[Instrument, str]:
-    "An instrument whose tick and step are read off the decimals of the series, and the note that says so; raises `DataError` when they cannot be."
-    where = f"{candles.venue} {candles.symbol}"
+
+def _tick_and_step(candles: Candles) -> tuple[Decimal, Decimal]:
     prices = np.concatenate([candles.open, candles.high, candles.low, candles.close])
     tick_places, step_places = _decimals(prices), _decimals(candles.volume)
     if not len(candles) or tick_places is None:
         raise DataError(
-            f"{where}: prices have more than {_MAX_DECIMALS} decimals, so they have no tick: import the venue's own prices, not computed ones"
+            f"{candles.venue} {candles.symbol}: prices have more than {_MAX_DECIMALS} decimals, so they have no tick: "
+            "import the venue's own prices, not computed ones"
         )
-    step_places = _MAX_DECIMALS if step_places is None else step_places
-    step_places = min(step_places, len(str(E8)) - 1 - tick_places)  # one tick times one step stays above 1e-8
-    tick, step = Decimal(1).scaleb(-tick_places), Decimal(1).scaleb(-step_places)
+    finest = _MONEY_DECIMALS - tick_places
+    step_places = finest if step_places is None else min(step_places, finest)
+    return Decimal(1).scaleb(-tick_places), Decimal(1).scaleb(-step_places)
+
+# %% ../../nbs/20_data/05_instruments.ipynb #d8846003
+def infer(
+    candles: Candles,  # all there is of the series: a short period may show fewer decimals than the market has
+    *,
+    funding_ms: NDArray[np.int64] | None = None,  # stamps of the market's funding, as far as stored
+) -> tuple[Instrument, str]:
+    "An instrument by its venue's list, its tick and step read off the series, and the note that says so; raises `DataError` when they cannot be."
+    venue, symbol = candles.venue, candles.symbol
+    funding_ms = np.empty(0, np.int64) if funding_ms is None else funding_ms
+    kind, why = _kind(venue, symbol, len(funding_ms) > 0)
+    terms = _PERPETUAL.get(venue, _ELSEWHERE) if kind == "perpetual" else _SPOT
+    tick, step = _tick_and_step(candles)
+    most = max(step, Decimal(_LARGEST_ORDER / candles.close[-1]) // step * step)
     rules = VenueRules(
         tick_size=tick,
         qty_step=step,
         min_qty=step,
-        max_qty=Decimal(10**9),
-        max_market_qty=Decimal(10**9),
+        max_qty=most,
+        max_market_qty=most,
         min_notional=Decimal(5),
-        maker_fee=Decimal("0.001"),
-        taker_fee=Decimal("0.001"),
-        max_leverage=Decimal(1),
-        maintenance_margin=Decimal(0),
+        maker_fee=Decimal(terms.maker_fee),
+        taker_fee=Decimal(terms.taker_fee),
+        max_leverage=Decimal(terms.max_leverage),
+        maintenance_margin=Decimal(terms.maintenance_margin),
+        funding_interval_ms=_funding_interval_ms(funding_ms, terms.funding_hours) if kind == "perpetual" else 0,
     )
-    note = f"{where} is not in the table of instruments: tick {tick:f} and step {step:f} read off the data, fee 0.1 %, leverage 1, no funding assumed"
-    return Instrument(venue=candles.venue, symbol=candles.symbol, rules=rules, kind="spot"), note
+    return Instrument(venue=venue, symbol=symbol, rules=rules, kind=kind), _assumed(venue, symbol, rules, kind, why)
+
+
+def _assumed(venue: str, symbol: str, rules: VenueRules, kind: str, why: str) -> str:
+    listed = venue in _PERPETUAL or kind == "spot"
+    fee = f"taker fee {(100 * rules.taker_fee).normalize():f} %" + ("" if listed else f" ({venue}'s is not known here)")
+    name = "a perpetual" if kind == "perpetual" else "spot"
+    terms = f"no rules of {venue} {symbol} are stored: it is taken for {name} ({why}), with {fee}"
+    if kind == "perpetual":
+        hours = rules.funding_interval_ms // _HOUR_MS
+        terms += f", leverage to {rules.max_leverage}, {(100 * rules.maintenance_margin).normalize():f} % maintenance margin, funding every {hours} h"
+    else:
+        terms += ", no leverage, no funding"
+    remedy = (
+        "`autotrader data download` brings its own" if venue == "bybit" else "in a notebook `instrument=` takes its own"
+    )
+    return f"{terms}; tick {rules.tick_size:f} and step {rules.qty_step:f} are read off the data; {remedy}"

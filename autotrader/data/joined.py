@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'Market',
-           'in_force', 'publishers', 'load_market', 'sources_of']
+           'rules_of', 'in_force', 'publishers', 'load_market', 'sources_of']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ from .quality import report
 from .sample import eurusd
 from ..store import candles as candle_store
 from ..store.database import Store
-from ..store.series import load_changes, load_funding, load_instrument, load_open_interest
+from ..store.series import load_changes, load_funding, load_open_interest, stored_rules
 from ..store.tables import OpenInterest
 
 # %% ../../nbs/20_data/40_joined.ipynb #4a857980
@@ -153,7 +153,7 @@ def resample(
     return Candles(
         venue=candles.venue, symbol=candles.symbol, timeframe=timeframe, open_ms=candles.open_ms[rows[:, 0]],
         open=candles.open[rows[:, 0]], high=candles.high[rows].max(axis=1), low=candles.low[rows].min(axis=1),
-        close=candles.close[rows[:, -1]], volume=candles.volume[rows].sum(axis=1), notes=notes,
+        close=candles.close[rows[:, -1]], volume=candles.volume[rows].sum(axis=1), notes=notes, instrument=candles.instrument,
     )  # fmt: skip
 
 # %% ../../nbs/20_data/40_joined.ipynb #f7875876
@@ -225,15 +225,36 @@ def _fine(store: Store, candles: Candles, timeframe: str) -> tuple[Candles | Non
     return check(bars), (note,) if missing else ()
 
 
+def rules_of(
+    store: Store,
+    venue: str,
+    symbol: str,
+    at_ms: int,  # UTC milliseconds
+) -> tuple[Instrument | None, tuple[str, ...]]:  # and a note where other rules stand in
+    "An instrument as it is stored, else as tabled; None where both are silent, or the stored funding speaks against the table."
+    stored = stored_rules(store, venue, symbol)
+    earlier = [each for each in stored if each.rules.since_ms <= at_ms]
+    if earlier:
+        return earlier[-1], ()
+    if stored:
+        since = iso(stored[0].rules.since_ms)
+        return stored[0], (f"rules of {venue} {symbol} are stored from {since} on; those stand in for the time before",)
+    tabled = known(venue, symbol)
+    if tabled and tabled.kind == "spot" and len(load_funding(store, venue, symbol)[0]):
+        return None, ()
+    return tabled, ()
+
+
 def _instrument(store: Store, candles: Candles) -> tuple[Instrument, tuple[str, ...]]:
-    "The rules as stored, else as tabled, else as the data suggest."
-    try:
-        return load_instrument(store, candles.venue, candles.symbol, int(candles.open_ms[0])), ()
-    except DataError:  # never downloaded, or only for a later time
-        tabled = known(candles.venue, candles.symbol)
-    if tabled:
-        return tabled, ()
-    guessed, note = infer(candles)
+    "The rules as stored, else as tabled, else as the venue's list and all that is stored of the market suggest."
+    venue, symbol = candles.venue, candles.symbol
+    found, notes = rules_of(store, venue, symbol, int(candles.open_ms[0]))
+    if found:
+        return found, notes
+    series = [s for s in candle_store.coverage(store) if (s.venue, s.symbol) == (venue, symbol)]
+    longest = max(series, key=lambda s: timeframe_ms(s.timeframe)).timeframe
+    whole = candle_store.load(store, venue, symbol, longest)
+    guessed, note = infer(whole, funding_ms=load_funding(store, venue, symbol)[0])
     return guessed, (note,)
 
 # %% ../../nbs/20_data/40_joined.ipynb #d1617c06
@@ -327,6 +348,7 @@ def load_market(
     notes = (*candles.notes, *_period_notes(candles, since_ms, until_ms), *about_rules, *about_fine)
     candles = replace(candles, notes=notes)
     candles, funding = _with_sources(store, candles, instrument, changes, funding_lag_ms, interest_lag_ms)
+    candles = replace(candles, instrument=instrument)
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac

@@ -108,7 +108,7 @@ def backtest(
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
-    instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
+    instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
 ) -> BacktestResult:
     "Play a strategy on candles, counted where there is a desk; raises `DataError` or `ConfigError` on what cannot be played."

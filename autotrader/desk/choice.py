@@ -15,8 +15,9 @@ from ..config.sections import Backtest, BotSettings, DecisionSettings, bot_id
 from ..config.settings import Settings, find_bot, split_path, with_changes
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError, DataError
-from ..data.instruments import known
+from ..data.joined import rules_of
 from ..data.sample import eurusd
+from ..engine.events import NEVER_MS
 from ..store.candles import coverage
 from ..store.database import Store
 from ..store.series import load_funding
@@ -113,7 +114,7 @@ def _span(bot: BotSettings, store: Store) -> tuple[int, int]:
 
 def _funded(bot: BotSettings, store: Store) -> tuple[int, int] | None:
     "First stamp and end of the stored funding; None where none is stored or charged."
-    instrument = known(bot.venue, bot.symbol)
+    instrument, _ = rules_of(store, bot.venue, bot.symbol, NEVER_MS)
     stamps = load_funding(store, bot.venue, bot.symbol)[0]
     if not len(stamps) or (instrument and not instrument.rules.funding_interval_ms):
         return None

@@ -158,7 +158,7 @@ def rehearse(
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
-    instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
+    instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     risk: Mapping[str, Any] | None = None,  # keys of [risk]: caps on every order
     rough: int | None = None,  # seed of a rough day on the line; None: a smooth one
     folder: Path | str | None = None,  # keeps rehearsal.db with its journal; None: nowhere

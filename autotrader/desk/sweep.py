@@ -65,7 +65,7 @@ def sweep(
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
-    instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
+    instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     metric: str = "sharpe",  # one of METRICS
     threads: int = 0,  # 0: one per core
     progress: bool | None = None,  # None: where somebody watches

@@ -74,7 +74,7 @@ def walkforward(
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
-    instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
+    instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     metric: str = "sharpe",  # one of `search.grid.METRICS`
     scheduler: str = "serial",  # "loky": all cores; "tcp://host:port": a Dask cluster
     workers: int = 0,  # of loky; 0: one per core

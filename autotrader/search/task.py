@@ -105,10 +105,9 @@ def _funding_of(candles: Candles) -> FundingEvents:
 def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | None) -> Market:
     "A market of candles in hand, with what is known of its rules."
     note: tuple[str, ...] = ()
+    instrument = instrument or candles.instrument or known(candles.venue, candles.symbol)
     if instrument is None:
-        instrument = known(candles.venue, candles.symbol)
-    if instrument is None:
-        instrument, guessed = infer(candles)
+        instrument, guessed = infer(candles, funding_ms=_funding_of(candles).ts_ms)
         note = (guessed,)
     if instrument.rules.funding_interval_ms and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
@@ -139,7 +138,7 @@ def task_of(
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
-    instrument: Instrument | None = None,  # None: the known one, or guessed from the prices
+    instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
 ) -> Task:
     "A strategy on candles, as `backtest` plays it; raises `DataError` or `ConfigError` on what cannot be played."
     if strategy is None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'RULES', 'save_funding', 'load_funding', 'save_open_interest', 'load_open_interest', 'save_instrument',
-           'load_instrument', 'load_changes']
+           'load_instrument', 'stored_rules', 'load_changes']
 
 # %% ../../nbs/10_store/50_series.ipynb #df654955
 from collections.abc import Mapping
@@ -135,6 +135,11 @@ def save_instrument(store: Store, instrument: Instrument) -> None:
         upsert(connection, InstrumentRules, [row | {name: getattr(instrument.rules, name) for name in RULES}])
 
 
+def _instrument_of(row: Any) -> Instrument:
+    rules = VenueRules(**{name: getattr(row, name) for name in RULES})
+    return Instrument(venue=row.venue, symbol=row.symbol, kind=row.kind, rules=rules)
+
+
 def load_instrument(
     store: Store,
     venue: str,
@@ -154,8 +159,16 @@ def load_instrument(
         raise DataError(
             f"{venue} {symbol} at {iso(at_ms)}: {since}; `autotrader data download` brings the venue's rules"
         )
-    rules = VenueRules(**{name: getattr(row, name) for name in RULES})
-    return Instrument(venue=row.venue, symbol=row.symbol, kind=row.kind, rules=rules)
+    return _instrument_of(row)
+
+
+def stored_rules(store: Store, venue: str, symbol: str) -> tuple[Instrument, ...]:
+    "An instrument under each of the rules that were ever kept for it, oldest first."
+    table = InstrumentRules
+    wanted = sa.select(table).where(table.venue == venue, table.symbol == symbol).order_by(table.since_ms)
+    with store.read() as connection:
+        rows = connection.execute(wanted).all()
+    return tuple(_instrument_of(row) for row in rows)
 
 # %% ../../nbs/10_store/50_series.ipynb #c9d3f7e0
 def load_changes(

@@ -1,0 +1,142 @@
+"""Markets that stand in no table: what they are taken for, and that no evidence is overridden."""
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotrader.core.market import Candles, Instrument
+from autotrader.data.instruments import infer, known
+from autotrader.data.joined import load_market, rules_of
+from autotrader.desk import backtest as desk
+from autotrader.search.task import task_of
+from autotrader.store import candles as candle_store
+from autotrader.store.database import Store, open_store
+from autotrader.store.series import save_funding, save_instrument
+from autotrader.strategy.templates import own
+
+HOUR = 3_600_000
+BEGIN = 1_704_067_200_000  # 2024-01-01
+
+
+def bars(venue: str, symbol: str, *, price: float = 5.0, hours: int = 300, places: int = 3) -> Candles:
+    close = np.round(price * (1 + 0.01 * np.sin(np.arange(hours) / 9)), places)
+    opened = np.r_[close[0], close[:-1]]
+    return Candles(
+        venue=venue,
+        symbol=symbol,
+        timeframe="1h",
+        open_ms=BEGIN + HOUR * np.arange(hours),
+        open=opened,
+        high=np.maximum(opened, close),
+        low=np.minimum(opened, close),
+        close=close,
+        volume=np.full(hours, 1000.5),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store("sqlite:///rules.db", folder=tmp_path, create=True)
+
+
+def stamps(hours: int, every: int) -> np.ndarray:
+    return BEGIN + HOUR * np.arange(0, hours, every)
+
+
+def loaded(store: Store, venue: str, symbol: str) -> Instrument:
+    return load_market(store, venue, symbol, "1h", BEGIN, BEGIN + 300 * HOUR).instrument
+
+
+@pytest.mark.parametrize("venue", ["bybit", "binance", "okx", "bitget", "hyperliquid", "elsewhere"])
+@pytest.mark.parametrize("every", [1, 2, 4, 8])
+def test_where_funding_is_stored_it_is_charged_at_every_stamp(store: Store, venue: str, every: int) -> None:
+    candle_store.save(store, bars(venue, "DOTUSDT"))
+    due = stamps(300, every)
+    save_funding(store, venue, "DOTUSDT", due, np.full(len(due), 0.0003))
+    market = load_market(store, venue, "DOTUSDT", "1h", BEGIN, BEGIN + 300 * HOUR)
+    assert (market.instrument.kind, market.instrument.rules.funding_interval_ms) == ("perpetual", every * HOUR)
+    assert market.funding.ts_ms.tolist() == due.tolist() and not len(market.funding.missing_ms)
+
+
+def test_a_table_that_says_spot_does_not_drop_stored_funding(store: Store) -> None:
+    candle_store.save(store, bars("binance", "BTCUSDT", price=40_000.0, places=2))
+    assert loaded(store, "binance", "BTCUSDT") == known("binance", "BTCUSDT")
+    save_funding(store, "binance", "BTCUSDT", stamps(300, 8), np.full(38, 0.0001))
+    assert loaded(store, "binance", "BTCUSDT").kind == "perpetual"
+
+
+def test_what_bybit_quotes_in_usdt_is_a_perpetual_and_its_missing_funding_is_told(store: Store) -> None:
+    candle_store.save(store, bars("bybit", "DOTUSDT"))
+    market = load_market(store, "bybit", "DOTUSDT", "1h", BEGIN, BEGIN + 300 * HOUR)
+    rules = market.instrument.rules
+    assert market.instrument.kind == "perpetual"
+    assert (rules.taker_fee, rules.maker_fee) == (Decimal("0.00055"), Decimal("0.0002"))
+    assert rules.maintenance_margin > 0 and rules.max_leverage > 1
+    told = " ".join(market.notes)
+    assert "no rules of bybit DOTUSDT are stored" in told and "the result lacks that cost" in told
+
+
+def test_stored_rules_come_before_any_table_or_guess(store: Store) -> None:
+    candle_store.save(store, bars("bybit", "DOTUSDT"))
+    guessed = infer(bars("bybit", "DOTUSDT"))[0]
+    told = replace(
+        guessed, kind="spot", rules=replace(guessed.rules, taker_fee=Decimal("0.002"), funding_interval_ms=0)
+    )
+    save_instrument(store, told)
+    save_funding(store, "bybit", "DOTUSDT", stamps(300, 8), np.full(38, 0.0001))
+    assert loaded(store, "bybit", "DOTUSDT") == told
+
+
+def test_rules_stored_for_a_later_time_stand_in_and_it_is_said(store: Store) -> None:
+    candle_store.save(store, bars("bybit", "BTCUSDT", price=40_000.0, places=1))
+    tabled = known("bybit", "BTCUSDT")
+    assert tabled is not None
+    later = replace(tabled, rules=replace(tabled.rules, taker_fee=Decimal("0.0009"), since_ms=BEGIN + 10_000 * HOUR))
+    save_instrument(store, later)
+    found, notes = rules_of(store, "bybit", "BTCUSDT", BEGIN)
+    assert found == later and "stand in" in notes[0]
+
+
+def test_the_tick_is_read_off_all_that_is_stored_not_off_the_period(store: Store) -> None:
+    whole = bars("bybit", "DOTUSDT")
+    flat = np.where(np.arange(300) < 100, 5.0, whole.close)
+    whole = replace(whole, open=flat, high=flat, low=flat, close=flat)
+    candle_store.save(store, whole)
+    market = load_market(store, "bybit", "DOTUSDT", "1h", BEGIN, BEGIN + 50 * HOUR)
+    assert market.instrument.rules.tick_size == Decimal("0.001")
+
+
+def test_loaded_candles_bring_the_rules_they_were_stored_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotrader.config.settings import write_template
+
+    monkeypatch.chdir(tmp_path)
+    write_template(tmp_path, kind="config")
+    with open_store("sqlite:///data/autotrader.db", folder=tmp_path, create=True) as store:
+        candle_store.save(store, bars("okx", "DOTUSDT"))
+        save_funding(store, "okx", "DOTUSDT", stamps(300, 4), np.full(75, 0.0003))
+    candles = desk.load("DOTUSDT", venue="okx")
+    always = own(lambda candles: np.ones(len(candles)), warmup=0)
+    market = task_of(always, candles).market
+    assert market.instrument == candles.instrument and market.instrument.rules.funding_interval_ms == 4 * HOUR
+    assert len(market.funding.ts_ms) == 75
+    assert candles[:10].instrument == candles.instrument
+
+
+@given(places=st.integers(0, 12), lead=st.integers(1, 99_999), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_price_a_venue_could_quote_has_its_tick(places: int, lead: int, data: st.DataObject) -> None:
+    units = np.array([*data.draw(st.lists(st.integers(lead, 10 * lead), min_size=5, max_size=20)), 10 * lead + 1])
+    price = units / 10.0**places
+    n = len(price)
+    candles = replace(bars("okx", "ANYUSDT", hours=n), open=price, high=price, low=price, close=price)
+    instrument = infer(candles)[0]
+    assert instrument.rules.tick_size == Decimal(1).scaleb(-places)
+    assert instrument.to_ticks(price).tolist() == units.tolist()
+    assert instrument.rules.unit_e8 >= 1
+    top = int(instrument.rules.max_qty / instrument.rules.qty_step) * int(units[-1]) * instrument.rules.unit_e8
+    assert top < 2**62, "the largest order is money that can be held"
