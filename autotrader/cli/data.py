@@ -72,12 +72,14 @@ def import_data(
         raise ConfigError(f"--symbol {symbol} does not go with a folder ({path}): name one file")
     with open_database(settings, create=True) as store:
         if path.is_dir():
-            taken = import_folder(store, path, venue=venue, timeframe=timeframe, **accepted)
+            taken = import_folder(store, path, venue=venue, timeframe=timeframe, unnamed=venue, **accepted)
             records, refused = list(taken.records), taken.refused
         else:
             records = import_file(store, path, venue=venue, symbol=symbol, timeframe=timeframe, **accepted)
     text = "\n".join([*_lines(records), *(f"not imported: {line}" for line in refused)])
     answer({"imported": [_imported(record) for record in records], "refused": refused}, text, as_json=as_json)
+    if refused:
+        raise typer.Exit(1)
 
 # %% ../../nbs/99_cli/30_data.ipynb #454f08ee
 def _wanted(settings: "Settings", symbol: str | None, timeframe: str | None) -> list[tuple[str, str]]:

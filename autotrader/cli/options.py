@@ -105,7 +105,9 @@ def desk(
 # %% ../../nbs/99_cli/15_options.ipynb #00dfaeab
 def database_of(settings: "Settings", *, replay: bool = False) -> str:
     "Address of the desk's database, or of its replay's; the same as `runner.app.replay_url`, which takes longer to import."
-    return f"sqlite:///{settings.folder / 'data' / 'replay.db'}" if replay else settings.database_url
+    from autotrader.core.files import sqlite_address
+
+    return sqlite_address(settings.folder / "data" / "replay.db") if replay else settings.database_url
 
 
 def open_database(settings: "Settings", *, create: bool = False, replay: bool = False) -> "Store":

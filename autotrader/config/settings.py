@@ -50,6 +50,7 @@ from autotrader.config.sections import (
     masked,
 )
 from ..core.errors import ConfigError
+from ..core.files import sqlite_address
 
 _all_ = ["BotSettings"]
 
@@ -133,7 +134,7 @@ def _beside(url: str, folder: Path) -> str:
     scheme, _, rest = url.partition(":///")
     if scheme != "sqlite" or not rest or rest.startswith((":memory:", "file:", "/")):
         return url
-    return f"{scheme}:///{folder / rest}"
+    return f"{sqlite_address(folder)}/{rest}"
 
 # %% ../../nbs/05_config/10_settings.ipynb #89576516
 class Settings(Section):

@@ -8,7 +8,7 @@ __all__ = ['Stamps', 'Imported', 'Published', 'normal_symbol', 'Named', 'from_na
 
 # %% ../../nbs/20_data/20_importers.ipynb #a9efaba9
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -224,7 +224,7 @@ def _choose(
     table: pa.Table, column: str, given: str | None, named: str | None, where: str
 ) -> Iterator[tuple[str, pa.Table]]:
     "Each value of `column` with its rows, or all rows under the value given or named."
-    clean = normal_symbol if column == "symbol" else str
+    clean: Callable[[str], str] = normal_symbol if column == "symbol" else str.lower if column == "venue" else str
     wanted = clean(given) if given else None
     if column not in table.column_names:
         if not (wanted or named):
@@ -232,12 +232,14 @@ def _choose(
         yield wanted or str(named), table
         return
     labels = table[column].cast(pa.string())
-    present = {clean(str(label)): label for label in pc.unique(labels).to_pylist()}
+    present: dict[str, list[str]] = {}  # two spellings of one name are one
+    for label in pc.unique(labels).to_pylist():
+        present.setdefault(clean(str(label)), []).append(label)
     if wanted and wanted not in present:
         raise DataError(f"{where} holds {column} {', '.join(sorted(present))}, not {wanted}: change --{column}")
-    for name, label in sorted(present.items()):
+    for name, spelt in sorted(present.items()):
         if wanted in (None, name):
-            yield name, table.filter(pc.equal(labels, label)) if len(present) > 1 else table
+            yield name, table.filter(pc.is_in(labels, pa.array(spelt, pa.string()))) if len(present) > 1 else table
 
 # %% ../../nbs/20_data/20_importers.ipynb #293dac84
 _TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
@@ -302,13 +304,14 @@ def read_file(
     venue: str | None = None,  # whose prices, where the file does not say; chooses where it says several
     symbol: str | None = None,  # "BTCUSDT" or "BTC/USDT"; likewise
     timeframe: str | None = None,  # must agree with the spacing of the stamps
+    unnamed: str | None = None,  # venue of a file that says none, neither in a column nor by its name
 ) -> list[Imported]:  # series as found: nothing dropped, nothing repaired
     "Read every series of a Parquet, Feather or CSV file; raises `DataError` in one line with file, finding and remedy."
     table, named, where, series = _open(path), from_name(path), path.name, list[Imported]()
     kind, time, value = _kind(table, where)
     if timeframe is not None:
         timeframe_ms(timeframe)
-    for one_venue, of_venue in _choose(table, "venue", venue.lower() if venue else None, named.venue, where):
+    for one_venue, of_venue in _choose(table, "venue", venue.lower() if venue else None, named.venue or unnamed, where):
         for one_symbol, rows in _choose(of_venue, "symbol", symbol, named.symbol, where):
             if kind != "candles":
                 series.append(_published(rows, kind, time, value, one_venue, one_symbol, where))
@@ -438,6 +441,7 @@ def import_folder(
     *,
     venue: str | None = None,  # candles of this venue only; funding and open interest are taken from all
     timeframe: str | None = None,  # candles of this timeframe only
+    unnamed: str | None = None,  # venue of files that say none
     allow_gaps: bool = False,
     skip_off_grid: bool = False,
 ) -> FolderImport:
@@ -445,11 +449,12 @@ def import_folder(
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: check --data")
     records, refused = list[Record](), list[str]()
+    venue, unnamed = venue and venue.lower(), unnamed and unnamed.lower()
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS):
         if _unwanted(path, venue, timeframe):
             continue
         try:
-            found = read_file(path, venue=None if from_name(path).venue else _RECORDED.get(path.stem))
+            found = read_file(path, unnamed=_RECORDED.get(path.stem) or unnamed)
             wanted = [
                 s
                 for s in found

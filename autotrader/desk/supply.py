@@ -74,7 +74,9 @@ def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path) -> Supp
         raise ConfigError(
             f"--data {folder}: all enabled bots trade the embedded sample, which needs no files: change their venue, or leave --data out"
         )
-    taken = [import_folder(store, folder, venue=venue, timeframe=timeframe) for venue, timeframe in wanted]
+    venues = {venue for venue, _ in wanted}
+    unnamed = next(iter(venues)) if len(venues) == 1 else None  # else nobody knows whose they are
+    taken = [import_folder(store, folder, venue=venue, timeframe=each, unnamed=unnamed) for venue, each in wanted]
     lines, refused = ([str(r) for t in taken for r in t.records], [line for t in taken for line in t.refused])
     return Supply(
         source="files",

@@ -27,6 +27,7 @@ from ..config.sections import BotSettings
 from ..config.settings import Settings, find_bot
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, StoreError
+from ..core.files import sqlite_address
 from ..core.market import Instrument
 from ..data.instruments import known
 from ..exchange.streams import PublicFeed, Subscription
@@ -143,7 +144,7 @@ def _turn(
 # %% ../../nbs/90_runner/80_app.ipynb #bf35246e
 def replay_url(settings: Settings) -> str:
     "Address of the replay's database."
-    return f"sqlite:///{replay_file(settings)}"
+    return sqlite_address(replay_file(settings))
 
 
 def _bots(settings: Settings) -> list[BotSettings]:
@@ -166,7 +167,7 @@ def _cursors(settings: Settings) -> list[dict[str, Any]]:
     file = replay_file(settings)
     if not file.exists():
         return []
-    with open_store(f"sqlite:///{file}", create=True) as store:
+    with open_store(sqlite_address(file), create=True) as store:
         books = [stored_book(store, bot.id) for bot in _bots(settings)]
     return [book["cursor"] for book in books if book is not None]
 
@@ -179,7 +180,7 @@ def is_over(settings: Settings) -> bool:
 
 def _set_aside(file: Path, *, clock: Clock) -> Path:
     "Give a replay that is not wanted any more another name; raises `ConfigError` while a runner plays it."
-    with open_store(f"sqlite:///{file}", create=True) as store:
+    with open_store(sqlite_address(file), create=True) as store:
         holder = holder_of(store, "runner", now_ms=clock.now_ms())
         if holder is not None and not is_dead(holder):
             raise ConfigError(

@@ -55,6 +55,8 @@ def resolve_url(
 
 def describe(url: sa.URL) -> str:
     "The address as a message may show it: no password, no options."
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{url.database}"
     return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
 
 # %% ../../nbs/10_store/10_database.ipynb #a1e74f2f
