@@ -29,7 +29,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ReplayOption = Annotated[bool, typer.Option("--replay", help="The replay of a recorded market, not the real database.")]
 
 # %% ../../nbs/99_cli/15_options.ipynb #3d6a4878
-VenueOption = Annotated[str | None, typer.Option("--venue", metavar="V", help="bybit, binance, …")]
+VenueOption = Annotated[
+    str | None,
+    typer.Option("--venue", metavar="V", help="bybit, binance, …", callback=lambda venue: venue and venue.lower()),
+]
 SymbolOption = Annotated[str | None, typer.Option("--symbol", metavar="S", help="BTCUSDT or BTC/USDT.")]
 TimeframeOption = Annotated[str | None, typer.Option("--timeframe", metavar="T", help="1m, 5m, 1h, 1d, …")]
 FromOption = Annotated[
@@ -105,7 +108,7 @@ def desk(
 # %% ../../nbs/99_cli/15_options.ipynb #00dfaeab
 def database_of(settings: "Settings", *, replay: bool = False) -> str:
     "Address of the desk's database, or of its replay's; the same as `runner.app.replay_url`, which takes longer to import."
-    from autotrader.core.files import sqlite_address
+    from autotrader.config.settings import sqlite_address
 
     return sqlite_address(settings.folder / "data" / "replay.db") if replay else settings.database_url
 

@@ -104,7 +104,7 @@ def _check_effect(
                 f"{path}: {dotted} is set by an AUTOTRADER__ variable, which would hide the change; remove the variable"
             )
 
-
+# %% ../../nbs/05_config/20_rewrite.ipynb #33791c96
 @contextmanager
 def _writing(path: Path, expect_hash: str) -> Iterator[tuple[str, Callable[[str], None]]]:
     "The file's text and the way to replace it, while nobody else may; raises `ConfigError` when it has changed or cannot be written."
@@ -126,7 +126,7 @@ def _writing(path: Path, expect_hash: str) -> Iterator[tuple[str, Callable[[str]
             f"{path}: cannot be written ({error.strerror}), so it was left alone; check its folder's permissions"
         ) from None
 
-
+# %% ../../nbs/05_config/20_rewrite.ipynb #67a845f1
 def rewrite(
     path: Path,
     changes: Mapping[str, Any],  # "SubBot-A.strategy_params.sl_ratio" → 1.2

@@ -171,6 +171,11 @@ def check(candles: Candles) -> Candles:
     columns = {name: getattr(candles, name) for name in ("open_ms", *COLUMNS)} | candles.extras
     if wrong := [name for name, values in columns.items() if np.shape(values) != (len(candles),)]:
         raise DataError(f"{where}: {', '.join(wrong)} must be a column of {len(candles)} values like open_ms")
+    own = candles.instrument
+    if own and (own.venue, own.symbol) != (candles.venue, candles.symbol):
+        raise DataError(
+            f"{where}: these candles carry the rules of {own.venue} {own.symbol}: replace `instrument` too, None lets them be looked up"
+        )
     if not len(candles):
         raise DataError(f"{where}: no bars in this period; `autotrader data list` shows what there is")
     prices = np.stack([candles.open, candles.high, candles.low, candles.close])

@@ -220,16 +220,19 @@ def from_name(path: Path) -> Named:
     return Named(venue, _named_symbol(words), timeframe)
 
 # %% ../../nbs/20_data/20_importers.ipynb #28b16b5c
+_CLEAN: dict[str, Callable[[str], str]] = {"symbol": normal_symbol, "venue": str.lower}
+
+
 def _choose(
     table: pa.Table, column: str, given: str | None, named: str | None, where: str
 ) -> Iterator[tuple[str, pa.Table]]:
     "Each value of `column` with its rows, or all rows under the value given or named."
-    clean: Callable[[str], str] = normal_symbol if column == "symbol" else str.lower if column == "venue" else str
+    clean = _CLEAN.get(column, str)
     wanted = clean(given) if given else None
     if column not in table.column_names:
         if not (wanted or named):
             raise DataError(f"{where} does not say its {column}: add --{column}")
-        yield wanted or str(named), table
+        yield wanted or clean(str(named)), table
         return
     labels = table[column].cast(pa.string())
     present: dict[str, list[str]] = {}  # two spellings of one name are one
@@ -311,7 +314,7 @@ def read_file(
     kind, time, value = _kind(table, where)
     if timeframe is not None:
         timeframe_ms(timeframe)
-    for one_venue, of_venue in _choose(table, "venue", venue.lower() if venue else None, named.venue or unnamed, where):
+    for one_venue, of_venue in _choose(table, "venue", venue, named.venue or unnamed, where):
         for one_symbol, rows in _choose(of_venue, "symbol", symbol, named.symbol, where):
             if kind != "candles":
                 series.append(_published(rows, kind, time, value, one_venue, one_symbol, where))
@@ -449,7 +452,7 @@ def import_folder(
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: check --data")
     records, refused = list[Record](), list[str]()
-    venue, unnamed = venue and venue.lower(), unnamed and unnamed.lower()
+    venue = venue and venue.lower()
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS):
         if _unwanted(path, venue, timeframe):
             continue

@@ -8,13 +8,13 @@ __all__ = ['choose', 'dearer', 'choose_one', 'ranges_of', 'period']
 # %% ../../nbs/92_desk/10_choice.ipynb #32288ca5
 from collections.abc import Sequence
 
-import numpy as np
 from pydantic import ValidationError
 
 from ..config.sections import Backtest, BotSettings, DecisionSettings, bot_id
 from ..config.settings import Settings, find_bot, split_path, with_changes
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError, DataError
+from ..data.instruments import interval_of
 from ..data.joined import rules_of
 from ..data.sample import eurusd
 from ..engine.events import NEVER_MS
@@ -118,9 +118,7 @@ def _funded(bot: BotSettings, store: Store) -> tuple[int, int] | None:
     stamps = load_funding(store, bot.venue, bot.symbol)[0]
     if not len(stamps) or (instrument and not instrument.rules.funding_interval_ms):
         return None
-    interval_ms = (
-        instrument.rules.funding_interval_ms if instrument else int(np.median(np.diff(stamps, append=stamps[-1])))
-    )
+    interval_ms = instrument.rules.funding_interval_ms if instrument else interval_of(stamps)
     return int(stamps[0]), int(stamps[-1]) + interval_ms
 
 # %% ../../nbs/92_desk/10_choice.ipynb #b97e1b91

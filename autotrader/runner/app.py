@@ -24,12 +24,11 @@ import psutil
 
 from ..bots.session import state_of
 from ..config.sections import BotSettings
-from ..config.settings import Settings, find_bot
+from ..config.settings import Settings, find_bot, sqlite_address
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, StoreError
-from ..core.files import sqlite_address
 from ..core.market import Instrument
-from ..data.instruments import known
+from ..data.joined import rules_of
 from ..exchange.streams import PublicFeed, Subscription
 from ..exchange.venues import open_paper
 from .control import Commands
@@ -42,7 +41,6 @@ from ..search.task import prepare
 from ..status.liveness import holder_label, is_dead
 from ..store.control import LeaseLost, beat, holder_of, request, status_of
 from ..store.database import Store, open_store, tidy
-from ..store.series import load_instrument
 from ..strategy.setup import Part
 
 # %% ../../nbs/90_runner/80_app.ipynb #25ba6124
@@ -214,15 +212,12 @@ def _instrument(store: Store, bot: BotSettings, now_ms: int) -> Instrument:
         raise ConfigError(
             f"{bot.id} trades {bot.venue} {bot.symbol}, which has no live feed: use --replay, or a symbol of bybit"
         )
-    try:
-        return load_instrument(store, bot.venue, bot.symbol, now_ms)
-    except DataError:
-        tabled = known(bot.venue, bot.symbol)
-    if tabled is None:
+    found, _ = rules_of(store, bot.venue, bot.symbol, now_ms)
+    if found is None:
         raise DataError(
             f"the rules of {bot.symbol} are not stored: `autotrader data download --symbol {bot.symbol}` brings them"
         )
-    return tabled
+    return found
 
 
 def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> Build:

@@ -1,5 +1,6 @@
 """Markets that stand in no table: what they are taken for, and that no evidence is overridden."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotrader.core.errors import DataError
 from autotrader.core.market import Candles, Instrument
 from autotrader.data.instruments import infer, known
 from autotrader.data.joined import load_market, rules_of
@@ -40,8 +42,9 @@ def bars(venue: str, symbol: str, *, price: float = 5.0, hours: int = 300, place
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store("sqlite:///rules.db", folder=tmp_path, create=True)
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store("sqlite:///rules.db", folder=tmp_path, create=True) as opened:
+        yield opened
 
 
 def stamps(hours: int, every: int) -> np.ndarray:
@@ -125,12 +128,15 @@ def test_loaded_candles_bring_the_rules_they_were_stored_with(tmp_path: Path, mo
     assert market.instrument == candles.instrument and market.instrument.rules.funding_interval_ms == 4 * HOUR
     assert len(market.funding.ts_ms) == 75
     assert candles[:10].instrument == candles.instrument
+    with pytest.raises(DataError, match="carry the rules of okx DOTUSDT"):
+        task_of(always, replace(candles, symbol="XYZUSDT"))
+    assert task_of(always, replace(candles, symbol="XYZUSDT", instrument=None)).market.instrument.symbol == "XYZUSDT"
 
 
 @given(places=st.integers(0, 12), lead=st.integers(1, 99_999), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_price_a_venue_could_quote_has_its_tick(places: int, lead: int, data: st.DataObject) -> None:
-    units = np.array([*data.draw(st.lists(st.integers(lead, 10 * lead), min_size=5, max_size=20)), 10 * lead + 1])
+    units = np.array([10 * lead + 1, *data.draw(st.lists(st.integers(1, 10 * lead), min_size=5, max_size=20))])
     price = units / 10.0**places
     n = len(price)
     candles = replace(bars("okx", "ANYUSDT", hours=n), open=price, high=price, low=price, close=price)
@@ -138,5 +144,5 @@ def test_any_price_a_venue_could_quote_has_its_tick(places: int, lead: int, data
     assert instrument.rules.tick_size == Decimal(1).scaleb(-places)
     assert instrument.to_ticks(price).tolist() == units.tolist()
     assert instrument.rules.unit_e8 >= 1
-    top = int(instrument.rules.max_qty / instrument.rules.qty_step) * int(units[-1]) * instrument.rules.unit_e8
+    top = int(instrument.rules.max_qty / instrument.rules.qty_step) * int(units.max()) * instrument.rules.unit_e8
     assert top < 2**62, "the largest order is money that can be held"

@@ -91,3 +91,17 @@ def test_two_spellings_of_one_name_are_one_series_and_lose_no_row(tmp_path: Path
     assert {(s.venue, s.symbol) for s in found} == {("binance", "BTCUSDT"), ("binance", "ETHUSDT")}
     assert {s.symbol: len(s) for s in found} == {"BTCUSDT": 60, "ETHUSDT": 60}
     assert [s.symbol for s in read_file(file, venue="Binance", symbol="eth/usdt")] == ["ETHUSDT"]
+
+
+@pytest.mark.parametrize("venue", ["binance", "Binance"])
+def test_a_venue_is_named_in_any_capitals(tmp_path: Path, venue: str) -> None:
+    file = tmp_path / "binance_BTCUSDT_1h.csv"
+    file.write_text("\n".join([HEAD, *lines(range(48), 100.0)]))
+    write_template(tmp_path, kind="config")
+    with chdir(tmp_path):
+        try:
+            assert CliRunner().invoke(app, ["data", "import", file.name]).exit_code == 0
+            done = CliRunner().invoke(app, ["data", "check", "--venue", venue])
+        finally:
+            logs.shutdown()
+    assert done.exit_code == 0 and "binance BTCUSDT 1h: 48 bars" in done.output

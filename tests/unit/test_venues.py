@@ -135,13 +135,8 @@ def test_every_door_of_the_walk_is_opened_once_for_what_it_stands_for(
 ) -> None:
     calls, events = walked(tmp_path, monkeypatch)
     opened = Counter(calls)
-    things = {
-        "event": events,
-        "order": 3,
-        "stop": 1,
-        "instant": 1 + 2,
-        "bar": 2,
-    }  # each bar ends with an instant in which nothing is left
+    instants = 1 + 2  # one, and in each bar another in which nothing is left
+    things = {"event": events, "order": 3, "stop": 1, "instant": instants, "bar": 2}
     assert {door: opened[door] for doors in ONCE.values() for door in doors} == {
         door: things[thing] for thing, doors in ONCE.items() for door in doors
     }
