@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -96,7 +98,48 @@ def test_the_file_turns_over_at_midnight_utc_and_thirty_days_are_kept(settings: 
         assert [line.partition("] [")[0] for line in kept] == ["[2025-04-16T00:00:02.000Z", "[2025-04-16T23:59:58.000Z"]
 
 
-def test_a_process_has_a_file_of_its_own(settings: Settings) -> None:
+WRITER = """
+import logging, sys, time_machine
+from pathlib import Path
+from autotrader.config.logs import setup
+from autotrader.config.settings import load
+with time_machine.travel("2025-03-08T23:59:00+00:00", tick=False) as clock:
+    setup(load(Path(sys.argv[1]), environ={}), console=False, name="runner")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for line in range(200):
+        logging.getLogger("autotrader").info("%s wrote %d.", sys.argv[2], line)
+        clock.shift(int(sys.argv[3]))
+"""
+
+
+def test_processes_that_share_a_file_lose_no_line_however_their_days_turn(settings: Settings) -> None:
+    paces = {
+        "quick": 7_200,
+        "quicker": 7_300,
+        "slow": 1_800,
+        "asleep": 0,
+    }  # seconds from line to line: 16, 16, 4 and no turns
+    (folder := settings.folder / "logs").mkdir()
+    (folder / "runner.log").write_text("")
+    os.utime(folder / "runner.log", (1_741_478_000, 1_741_478_000))  # 2025-03-08T23:53:20Z
+    (folder / "runner.log.2025-03-10").write_text("somebody put this day away\n")
+    command = [sys.executable, "-c", WRITER, str(settings.path)]
+    writers = [subprocess.Popen([*command, name, str(pace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name, pace in paces.items()]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.communicate("\n")
+    assert [writer.returncode for writer in writers] == [0] * len(paces)
+    lines = [line for file in folder.iterdir() for line in file.read_text().splitlines()]
+    assert sorted(line.partition("[autotrader] ")[2] for line in lines if " wrote " in line) == sorted(
+        f"{name} wrote {line}." for name in paces for line in range(200)
+    )
+    assert "somebody put this day away" in lines
+    assert len({file.name for file in folder.iterdir()} - {"runner.log.2025-03-10"}) > 10
+
+
+def test_a_process_of_another_name_has_a_file_of_its_own(settings: Settings) -> None:
     assert setup(settings, console=False, name="dashboard").name == "dashboard.log"
 
 
