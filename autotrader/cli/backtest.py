@@ -50,14 +50,17 @@ def _share(value: float | None) -> str:
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    "How it went, for one bot."
+    "How it went, for one bot, and what is still open."
+    from autotrader.results.summary import open_said
+
     how = "" if row["strategy"] == row["id"] else f"with {row['strategy']} "
     where = f"{how}on {row['symbol']}"
     if not row["fills"]:
         return f"{row['id']} did not trade {where}."
     verb, coin = "earned" if row["pnl"] >= 0 else "lost", _coin(row["symbol"])
     amount = f"{abs(row['pnl']):,.2f} {coin} ({row['return']:+.1%})"
-    return f"{row['id']} {verb} {amount} {where}, all costs in; {row['symbol']} itself went {row['market']:+.1%}."
+    told = f"{row['id']} {verb} {amount} {where}, all costs in; {row['symbol']} itself went {row['market']:+.1%}."
+    return told if row["open_position"] is None else f"{told} {open_said(row['open_position'], coin)}"
 
 
 def _together(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> str:
@@ -69,7 +72,9 @@ def _together(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> st
 
 # %% ../../nbs/99_cli/40_backtest.ipynb #4ab165d5
 def _statistics(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> str:
-    head = ["", "trips", "return", "market", "Sharpe", "drawdown", "won", "fees", "funding"]
+    some_open = total["open_trips"] > 0
+    head = ["", "trips", *(["open"] if some_open else []), "return", "market", "Sharpe", "drawdown"]
+    head += ["won", "fees", "funding"]
     together = {**total, "id": "together", "market": None, "win_rate": None}
     return aligned(
         [
@@ -78,6 +83,7 @@ def _statistics(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> 
                 [
                     row["id"],
                     f"{row['trades']:,}",
+                    *([f"{row['open_trips']:,}"] if some_open else []),
                     _share(row["return"]),
                     _share(row["market"]),
                     "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",

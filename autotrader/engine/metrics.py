@@ -239,6 +239,8 @@ class Stats:
     market_frac: float | None  # buying at the first open and holding, without costs
     market_sharpe: float | None
     market_drawdown: float | None
+    open_trips: int  # 1 where a position is still open at the end; no round trip, but counted in everything else
+    open_pnl: float  # what that one stands at by the last close, quote coin, the costs of leaving not taken off
     liquidations: int
     ambiguous: int  # bars in which stop and target were both reached; the stop was taken
 
@@ -296,6 +298,13 @@ def trip_statistics(trips: np.ndarray) -> dict[str, Any]:
         "sqn": None if sqn is None else sqn * count**0.5,
     }
 
+# %% ../../nbs/40_engine/50_metrics.ipynb #893131ad
+def _of_open(run: Run) -> dict[str, Any]:
+    state = run.state[0]
+    is_open = bool(state["qty"]) and len(run.day_equity_e8) > 0
+    stands = int(run.day_equity_e8[-1]) - int(state["wallet_e8"]) if is_open else 0
+    return {"open_trips": int(is_open), "open_pnl": stands / 1e8}
+
 # %% ../../nbs/40_engine/50_metrics.ipynb #a3e79d69
 def _of_books(run: Run, wallet_e8: int, pnl: float, market: Benchmark | None) -> dict[str, Any]:
     state, venue = run.state[0], run.venue[0]
@@ -337,6 +346,7 @@ def measure(
         exposure=run.held / bars if bars else 0.0,
         **_of_days(run, wallet_e8, return_frac),
         **trip_statistics(round_trips(run)),
+        **_of_open(run),
         **_of_books(run, wallet_e8, gain_e8 / 1e8, market),
     )
 
@@ -448,6 +458,8 @@ def _words_of_trips(stats: Stats, coin: str) -> list[tuple[str, str]]:
     return [
         ("Round trips, after fees", ""),
         ("round trips", f"{stats.trades:,}"),
+        ("still open at the end", f"{stats.open_trips:,}"),
+        ("what that stands at, before leaving", _number(stats.open_pnl, coin)),
         ("win rate", _number(stats.win_rate, "%")),
         ("profit factor", _number(stats.profit_factor)),
         ("payoff, mean win over mean loss", _number(stats.payoff)),

@@ -80,7 +80,11 @@ def _tiles(stats: Stats, coin: str) -> Markup:
         ("Return", toned(number(stats.return_frac, "%", 1, signed=True), stats.return_frac), held),
         ("Deepest fall", number(stats.max_drawdown, "%", 1), worst),
         ("Sharpe, yearly", number(stats.sharpe), f"buy and hold {number(stats.market_sharpe)}"),
-        ("Round trips", f"{stats.trades:,}", f"won {number(stats.win_rate, '%', 0)}"),
+        (
+            "Round trips",
+            f"{stats.trades:,}",
+            f"won {number(stats.win_rate, '%', 0)}{', one still open' if stats.open_trips else ''}",
+        ),
         ("Per round trip", number(stats.expectancy, places=2, signed=True), f"{coin}, after fees"),
         ("Costs", number(costs, places=0), f"{coin}; prices gave {number(stats.gross, places=0, signed=True)}"),
     )
@@ -449,6 +453,7 @@ def _all(results: Sequence[Result]) -> Markup:
             number(s.sharpe),
             number(s.max_drawdown, "%", 1),
             number(s.fees + s.slippage - s.funding, places=0),
+            f"{s.open_trips:,}",
         )
         for bot, strategy, symbol, s, i in rows
     ]
@@ -461,8 +466,9 @@ def _all(results: Sequence[Result]) -> Markup:
         number(total["sharpe"]),
         number(total["max_drawdown"], "%", 1),
         number(total["fees"] + total["slippage"] - total["funding"], places=0),
+        f"{total['open_trips']:,}",
     )
-    head = ("bot", "plays", "round trips", "return", "market", "Sharpe", "deepest fall", f"costs, {coin}")
+    head = ("bot", "plays", "round trips", "return", "market", "Sharpe", "deepest fall", f"costs, {coin}", "still open")
     drawn = figure(equity_svg(*account_of(results), title="All bots, one account", unit=coin))
     return joined([opening([lead]), table(head, [*lines, whole], (0, 1)), drawn])
 

@@ -342,7 +342,7 @@ class _Played:
         index = pd.Index(places, name="combination")
         keys = {axis.key: [self.changes[place][axis.key] for place in places] for axis in self.ranges.axes}
         stats = pd.DataFrame(self.book.stats[places], columns=list(STATS), index=index)
-        whole = {name: "int64" for name in ("trades", "liquidations", "ambiguous")}
+        whole = {name: "int64" for name in ("trades", "open_trips", "liquidations", "ambiguous")}
         return pd.concat([pd.DataFrame(keys, index=index), stats.astype(whole)], axis=1)
 
     @property
