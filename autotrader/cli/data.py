@@ -58,6 +58,7 @@ def import_data(
     timeframe: TimeframeOption = None,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Keep a series with missing bars.")] = False,
     skip_off_grid: Annotated[bool, typer.Option("--skip-off-grid", help="Leave out bars off the grid.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Change values that are stored.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +67,7 @@ def import_data(
     from autotrader.data.importers import import_file, import_folder
 
     settings = desk(config)
-    accepted = {"allow_gaps": allow_gaps, "skip_off_grid": skip_off_grid}
+    accepted = {"allow_gaps": allow_gaps, "skip_off_grid": skip_off_grid, "overwrite": overwrite}
     refused: tuple[str, ...] = ()
     if path.is_dir() and symbol:
         raise ConfigError(f"--symbol {symbol} does not go with a folder ({path}): name one file")
@@ -85,10 +86,10 @@ def import_data(
 def _wanted(settings: "Settings", symbol: str | None, timeframe: str | None) -> list[tuple[str, str]]:
     "Symbol and timeframe of each series to download, bots in order, each once; raises `ConfigError` when there is none."
     from autotrader.core.errors import ConfigError
-    from autotrader.data.importers import normal_symbol
+    from autotrader.core.names import symbol_of
 
     if symbol:
-        return [(normal_symbol(symbol), timeframe or "1h")]
+        return [(symbol_of(symbol), timeframe or "1h")]
     bots = [bot for bot in settings.sub_bots if bot.enabled and bot.venue == "bybit"]
     if not bots:
         raise ConfigError(
@@ -163,11 +164,11 @@ def check_data(
 ) -> None:
     "Report gaps, spikes and other faults of what is stored."
     from autotrader.core.errors import DataError
-    from autotrader.data.importers import normal_symbol
+    from autotrader.core.names import symbol_of
     from autotrader.data.quality import report
     from autotrader.store.candles import coverage, load
 
-    wanted = (venue, symbol and normal_symbol(symbol), timeframe)
+    wanted = (venue, symbol and symbol_of(symbol), timeframe)
     with open_database(desk(config)) as store:
         stored = [(c.venue, c.symbol, c.timeframe) for c in coverage(store)]
         chosen = [series for series in stored if all(w in (None, s) for w, s in zip(wanted, series, strict=True))]

@@ -194,6 +194,7 @@ def bot_of(
     from autotrader.config.rewrite import add_bot
     from autotrader.config.settings import load
     from autotrader.core.errors import ConfigError
+    from autotrader.core.names import symbol_of
     from autotrader.strategy.check import check as examine
     from autotrader.strategy.templates import name_of
 
@@ -201,7 +202,7 @@ def bot_of(
     called = id_ or name_of(found)
     if called.lower() in {bot.id.lower() for bot in settings.sub_bots}:
         raise ConfigError(f"{settings.path} has a bot {called} already: give this one another --id")
-    series = venue or "bybit", symbol.replace("/", "").upper(), timeframe or "1h"
+    series = venue or "bybit", symbol_of(symbol), timeframe or "1h"
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         report = examine(found, _candles(series, None, None, settings.path))
     if not report.is_clean:

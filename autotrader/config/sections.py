@@ -35,6 +35,7 @@ from pydantic import (
 from .cron import Cron, CronOrNever
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError
+from ..core.names import symbol_of
 
 # %% ../../nbs/05_config/05_sections.ipynb #02901e3f
 class Section(BaseModel):
@@ -49,10 +50,10 @@ Count = Annotated[int, Field(ge=1)]
 
 # %% ../../nbs/05_config/05_sections.ipynb #b7d58f03
 def _symbol(text: str) -> str:
-    match = re.fullmatch(r"([A-Z0-9]{2,15})/?([A-Z]{3,6})", text.upper())
-    if not match:
-        raise ValueError("must be a pair like BTC/USDT or BTCUSDT")
-    return match[1] + match[2]
+    try:
+        return symbol_of(text)
+    except ConfigError:
+        raise ValueError("must be a pair like BTC/USDT or BTCUSDT") from None
 
 
 def _timeframe(text: str) -> str:

@@ -19,6 +19,7 @@ from ..config.settings import load as load_settings
 from ..core.clock import SystemClock, parse_time, timeframe_ms
 from ..core.errors import AutotraderError, StoreError
 from ..core.market import Candles, Instrument, check
+from ..core.names import symbol_of, venue_of
 from ..data.joined import Market, load_market
 from ..data.sample import eurusd
 from .display import BacktestResult
@@ -88,7 +89,7 @@ def load(
     "Stored candles with funding and open interest as known at each close; raises `DataError` or `ConfigError` saying what is missing."
     since_ms = None if since is None else parse_time(since, name="since")
     until_ms = None if until is None else parse_time(until, name="until")
-    pair = symbol.replace("/", "").upper()
+    venue, pair = venue_of(venue), symbol_of(symbol)
     if (venue, pair, timeframe) == ("sample", "EURUSD", "1h"):
         return check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
     settings = load_settings(None if config is None else Path(config))

@@ -187,7 +187,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "empty.csv": (b"", "is empty"),
     "header.csv": (b"open_time,open,high,low,close,volume\n", "no rows"),
     "columns.csv": (b"when,price\n1,2\n", "columns when, price fit nothing known"),
-    "novolume.csv": (BARS.drop(columns="volume").to_csv(index=False).encode(), "fit nothing known: needed are"),
+    "novolume.csv": (BARS.drop(columns="volume").to_csv(index=False).encode(), "no column volume, so they may be mark or index prices"),
     "ragged.csv": (b"open_time,open,high,low,close,volume\n1,2,3\n", "cannot be read"),
     "short.csv": (b"1735689600000,1,1\n", "no header and 3 columns"),
     "words.csv": (b"open_time,open,high,low,close,volume\n1735689600000,one,1,1,1,1\n", "not a number"),
