@@ -33,7 +33,7 @@ from autotrader.cli.options import (
     open_database,
 )
 from .output import aligned, plain, wrapped
-from .sweep import MetricOption, RangeOption
+from .sweep import MetricOption, RangeOption, SelectorOption
 
 if TYPE_CHECKING:
     from autotrader.config.settings import Settings
@@ -61,6 +61,7 @@ def document(walk: "WalkForward") -> dict[str, Any]:
     "A walk for scripts: fractions, and money in quote coin."
     from autotrader.core.clock import iso
     from autotrader.results.walkforward import notes_of
+    from autotrader.search.grid import selector_name
 
     candles, bot = walk.task.market.candles, walk.task.bot
     rows = [
@@ -78,6 +79,7 @@ def document(walk: "WalkForward") -> dict[str, Any]:
         "to": iso(walk.steps[-1].window.test_until_ms),
         "anchored": walk.is_anchored,
         "metric": walk.metric,
+        "selector": selector_name(walk.selector),
         "ranges": {axis.key: axis.values for axis in walk.ranges.axes},
         **walk.summary,
         "per_window": rows,
@@ -170,6 +172,7 @@ def walkforward(
     until: ToOption = None,
     changes: SetOption = None,
     metric: MetricOption = "sharpe",
+    selector: SelectorOption = None,
     scheduler: SchedulerOption = None,
     paged: ReportOption = False,
     config: ConfigOption = None,
@@ -194,11 +197,11 @@ def walkforward(
         since_ms, until_ms = period([chosen], store, since, until)
         found = walkforward_bot(
             chosen, store, settings, ranges=ranges_of(settings, chosen, ranges or []), since_ms=since_ms, until_ms=until_ms,
-            **lengths, is_anchored=anchored, metric=metric, scheduler=scheduler, progress=not as_json and sys.stderr.isatty(),
+            **lengths, is_anchored=anchored, metric=metric, selector=selector, scheduler=scheduler, progress=not as_json and sys.stderr.isatty(),
         )  # fmt: skip
     asked = {
         "bot": bot, "strategy": strategy, "range": ranges, "train": train, "test": test, "anchored": anchored, "embargo": embargo,
-        "from": since, "to": until, "set": words, "metric": metric,
+        "from": since, "to": until, "set": words, "metric": metric, "selector": selector,
     }  # fmt: skip
     page = save_report(found, settings, clock=SystemClock(), words=asked) if paged else None
     answer(document(found) | ({} if page is None else {"report": page}), text(found), as_json=as_json)

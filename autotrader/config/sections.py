@@ -473,6 +473,7 @@ class Optimizer(Section):
     backtest_period_months: Annotated[int, Field(ge=1, le=120)] = 6
     target_metric: Literal["profit", "sharpe_ratio", "max_drawdown"] = "sharpe_ratio"
     gate: Literal["statistical", "blueprint"] = "statistical"
+    selector: Literal["plateau", "best"] = "plateau"  # what of a grid is proposed
     param_ranges: dict[str, ParamRange] = {}
 
 # %% ../../nbs/05_config/05_sections.ipynb #ca582000

@@ -23,7 +23,7 @@ from ..report.html import write_page
 from ..report.sweep import display, page
 from ..results.grid import result_of, verdict
 from ..search.book import TrialLedger, ledger_of
-from ..search.grid import GridResult, Ranges, explore, sign_of
+from ..search.grid import GridResult, Ranges, Selector, explore, selector_of, sign_of
 from ..search.task import Maker, task_for, task_of
 from ..store.database import Store
 from ..strategy.templates import Strategy
@@ -50,7 +50,7 @@ class Sweep(GridResult):
         return write_page(Path(path), page(self, made=stamp_of(clock)))
 
     def __repr__(self) -> str:
-        best = f", best {', '.join(self.config)}" if self.is_comparable else ""
+        best = f", best {', '.join(self.config)}" if self.proposed is not None else ""
         return f"Sweep({len(self.table):,} of {len(self.ranges):,} combinations{best})"
 
     def _repr_html_(self) -> str:
@@ -67,6 +67,7 @@ def sweep(
     fine: Candles | None = None,  # finer bars, for fills
     instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     metric: str = "sharpe",  # one of METRICS
+    selector: Selector = "plateau",  # who proposes: "plateau", "best", or a function of the result that returns an index of `table`
     threads: int = 0,  # 0: one per core
     progress: bool | None = None,  # None: where somebody watches
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
@@ -76,6 +77,7 @@ def sweep(
     Stop it with Ctrl-C: the result holds what was done, and the same call again goes on from there.
     """
     sign_of(metric)
+    selector_of(selector)
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     ledger, uncounted = None, ""
     try:
@@ -83,7 +85,13 @@ def sweep(
     except (ConfigError, StoreError) as error:
         uncounted = str(error)
     with progress_bar(is_watched() if progress is None else progress, what="sweep", unit="backtests") as tell:
-        told = {"metric": metric, "threads": threads, "folder": cache_home() / "sweeps", "tell": tell}
+        told = {
+            "metric": metric,
+            "selector": selector,
+            "threads": threads,
+            "folder": cache_home() / "sweeps",
+            "tell": tell,
+        }
         found = explore(task, ranges, ledger=ledger, uncounted=uncounted, **told)  # type: ignore[arg-type]
     return as_kind(Sweep, found)
 
@@ -97,6 +105,7 @@ def sweep_bot(
     since_ms: int,
     until_ms: int,
     metric: str = "sharpe",
+    selector: Selector | None = None,  # None: as [optimizer] says
     threads: int = 0,  # 0: one per core
     progress: bool = False,
 ) -> Sweep:
@@ -108,6 +117,7 @@ def sweep_bot(
             task,
             ranges,
             metric=metric,
+            selector=selector or settings.optimizer.selector,
             threads=threads,
             limits=settings,
             folder=settings.folder / "data" / "sweeps",

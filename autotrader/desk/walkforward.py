@@ -24,7 +24,7 @@ from ..report.walkforward import display, page
 from ..results.summary import number
 from ..results.walkforward import title_of, verdict
 from ..search.book import TrialLedger, ledger_of
-from ..search.grid import Ranges
+from ..search.grid import Ranges, Selector
 from ..search.task import Maker, task_for, task_of
 from ..search.walkforward import WalkResult, walk
 from ..store.database import Store
@@ -76,6 +76,7 @@ def walkforward(
     fine: Candles | None = None,  # finer bars, for fills
     instrument: Instrument | None = None,  # None: that of the candles, else the known one, else by the venue's list
     metric: str = "sharpe",  # one of `search.grid.METRICS`
+    selector: Selector = "plateau",  # who chooses: "plateau", "best", or a function of a grid that returns an index of its `table`, or None
     scheduler: str = "serial",  # "loky": all cores; "tcp://host:port": a Dask cluster
     workers: int = 0,  # of loky; 0: one per core
     progress: bool | None = None,  # None: where somebody watches
@@ -87,7 +88,7 @@ def walkforward(
     with open_executor(scheduler, workers=workers) as executor, bar as tell:
         found = walk(
             task, ranges, train_days=train_days, test_days=test_days, is_anchored=is_anchored,
-            embargo_days=embargo_days, metric=metric, executor=executor, ledger=_ledger(), tell=tell,
+            embargo_days=embargo_days, metric=metric, selector=selector, executor=executor, ledger=_ledger(), tell=tell,
         )  # fmt: skip
     return as_kind(WalkForward, found)
 
@@ -105,6 +106,7 @@ def walkforward_bot(
     is_anchored: bool = False,
     embargo_days: int = 0,
     metric: str = "sharpe",
+    selector: Selector | None = None,  # None: as [optimizer] says
     scheduler: str | None = None,  # None: as [compute] says
     workers: int | None = None,
     progress: bool = False,
@@ -116,6 +118,6 @@ def walkforward_bot(
     with where as executor, progress_bar(progress, what="walk-forward", unit="windows") as tell:
         found = walk(
             task, ranges, train_days=train_days, test_days=test_days, is_anchored=is_anchored, embargo_days=embargo_days,
-            metric=metric, executor=executor, limits=settings, ledger=TrialLedger(store), tell=tell,
+            metric=metric, selector=selector or settings.optimizer.selector, executor=executor, limits=settings, ledger=TrialLedger(store), tell=tell,
         )  # fmt: skip
     return as_kind(WalkForward, found)

@@ -345,7 +345,7 @@ def grid_svg(found: GridResult, x: str | None = None, y: str | None = None) -> s
     "Heat map over two parameters, the others as in the best; the plateau is marked, the peak only dotted. Raises `ConfigError` on a parameter that is none of the grid's."
     metric, at, shape = METRIC_WORDS[found.metric], found.plateau, found.ranges.shape
     (i, j), sign = _plane(found, x, y), sign_of(found.metric)
-    chosen = np.unravel_index(at.chosen, shape)
+    chosen = np.unravel_index(found.chosen, shape)
     cut = tuple(slice(None) if axis in (i, j) else int(place) for axis, place in enumerate(chosen))
     values = found.book.column(found.metric).reshape(shape)
     table, mask = (_turned(each[cut], i, j) for each in (values, at.mask))

@@ -54,7 +54,7 @@ def _cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def display(found: GridResult) -> Markup:
     "HTML of a grid for a notebook: verdict, heat map, the best rows; every text escaped."
     told = verdict(found)
-    if not found.is_comparable:
+    if found.proposed is None:
         return shown(told)
     return shown(told, picture(grid_svg(found)), notebook_table(*_cells(top_of(found))), notes=found.task.market.notes)
 
@@ -76,8 +76,6 @@ def page(
         figure(grid_svg(found)),
         table(*_cells(top_of(found, 20)), texts=()),
         note(prose(f"Highest level among their neighbours first. Varied: {axes}. To set what is proposed: `{words}`")),
-        chapter(
-            f"What is proposed: {changes_said(found.changes[found.plateau.chosen])}", body(proposed, is_judged=False)
-        ),
+        chapter(f"What is proposed: {changes_said(found.changes[found.chosen])}", body(proposed, is_judged=False)),
     ]
     return whole_page(*heading([proposed]), blocks, kind="sweep", made=made)

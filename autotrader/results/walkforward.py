@@ -12,7 +12,8 @@ from ..core.clock import DAY_MS, iso
 from .grid import METRIC_WORDS
 from .result import coin_of
 from .summary import FEW_TRIPS, number
-from ..search.walkforward import FEWEST_TRIPS, WalkResult
+from ..search.grid import FEWEST_TRIPS, selector_name
+from ..search.walkforward import WalkResult
 from ..strategy.templates import name_of
 from ..validation.luck import in_words
 
@@ -126,8 +127,12 @@ def _counting_said(walk: WalkResult) -> str:
 def notes_of(walk: WalkResult) -> list[str]:
     "What a reader must know of how it was made."
     fit = "everything since the start" if walk.is_anchored else "a stretch that moves along"
+    metric = METRIC_WORDS[walk.metric].words
+    by = {"plateau": f"the plateau of the {metric}", "best": f"the single best {metric}"}.get(
+        selector_name(walk.selector), selector_name(walk.selector)
+    )
     return [
-        f"Parameters are chosen on {fit}, by the plateau of the {METRIC_WORDS[walk.metric].words}, and played on what follows; "
+        f"Parameters are chosen on {fit}, by {by}, and played on what follows; "
         "nothing of a tested stretch is known where they are chosen. Indicators remember the bars before a stretch.",
         f"Each window begins flat with {walk.task.bot.initial_capital_usdt:,.0f} {coin_of(walk.task.market.instrument.symbol)} and fresh breakers; its position is closed at the open of its last bar, with fee and slippage. "
         "Daily returns are compounded across windows; falls are those of daily closes.",

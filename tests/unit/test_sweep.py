@@ -27,7 +27,7 @@ from autotrader.plots.tables import grid_svg
 from autotrader.results.grid import left_said, verdict
 from autotrader.search.book import DONE, EVERY, LEFT, TrialLedger
 from autotrader.search.evaluate import STATS
-from autotrader.search.grid import GridResult, as_ranges, combinations, explore, keyed
+from autotrader.search.grid import FEWEST_TRIPS, GridResult, as_ranges, combinations, explore, keyed
 from autotrader.search.task import Task, task_for, task_of
 from autotrader.search.variant import variants
 from autotrader.store.candles import save
@@ -398,10 +398,47 @@ def test_an_error_of_a_strategy_ends_the_sweep_and_is_told(prices: Candles) -> N
 
 def test_less_is_better_where_a_metric_says_so(prices: Candles) -> None:
     found = sweep("ema_trend", prices, {"fast": "5:25:5", "sl_ratio": "1:3:1"}, metric="max_drawdown", progress=False)
-    assert found.peak["max_drawdown"] == found.table["max_drawdown"].min()
-    assert found.best["max_drawdown"] <= found.table["max_drawdown"].median()
+    traded = found.table[
+        found.table["trades"] >= FEWEST_TRIPS
+    ]  # who does not trade falls by nothing, and proves nothing
+    assert 0 < len(traded) < len(found.table)
+    assert found.peak["max_drawdown"] == traded["max_drawdown"].min() > found.table["max_drawdown"].min()
+    assert found.best["max_drawdown"] <= traded["max_drawdown"].median()
+    assert any(line.endswith("made fewer than 10 round trips, too few to be compared.") for line in found.verdict)
     with pytest.raises(ConfigError, match=r"metric 'drawdown' is unknown: .*max_drawdown"):
         sweep("ema_trend", prices, {"fast": [5, 6]}, metric="drawdown", progress=False)
+
+
+def test_who_proposes_can_be_told_and_a_function_of_the_grid_may(prices: Candles) -> None:
+    ranges = {"fast": "5:25:5", "slow": "30:60:10"}
+
+    def calmest(grid: GridResult) -> int:
+        return int(grid.table["max_drawdown"].idxmin())
+
+    plateau, best, own_way = (sweep("ema_trend", prices, ranges, selector=each, progress=False) for each in ("plateau", "best", calmest))  # fmt: skip
+    assert plateau.chosen == plateau.plateau.chosen
+    assert best.chosen == best.plateau.peak and best.best["sharpe"] == best.table["sharpe"].max()
+    assert own_way.best["max_drawdown"] == own_way.table["max_drawdown"].min()
+    assert own_way.verdict[0].startswith("Chosen by calmest from 20 combinations: ")
+    assert best.result().stats.sharpe == best.best["sharpe"] and best.config[0] == f"strategy_params.fast={best.best.iloc[0]:g}"  # fmt: skip
+    assert "A peak is mostly luck: its neighbours were not asked." in best.verdict
+    nobody = sweep("ema_trend", prices, ranges, selector=lambda grid: None, progress=False)
+    assert nobody.verdict[0] == "<lambda> chose none of 20 combinations." and "<svg" not in nobody._repr_html_()
+    for wrong, told in {(lambda grid: 99): "returned 99", (lambda grid: 1 / 0): "raised ZeroDivisionError: division by zero"}.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=f"selector <lambda> {told}"):
+            sweep("ema_trend", prices, ranges, selector=wrong, progress=False).chosen  # noqa: B018
+    with pytest.raises(ConfigError, match="selector 'peak' is unknown: "):
+        sweep("ema_trend", prices, ranges, selector="peak", progress=False)
+
+
+def test_an_axis_that_cannot_matter_is_refused_and_one_that_did_not_is_named(prices: Candles) -> None:
+    with pytest.raises(ConfigError, match=r'trail_step is read with strategy_params.sl_kind = "trailing" only, which is "fixed" here'):  # fmt: skip
+        sweep("ema_trend", prices, {"trail_step": [0.1, 0.2]}, progress=False)
+    read = sweep("ema_trend", prices, {"trail_step": [0.1, 0.9], "sl_kind": ["trailing", "fixed"]}, progress=False)
+    assert read.idle == ()
+    wide = sweep("ema_trend", prices, {"fast": [6, 12], "tp_ratio": [500, 900]}, progress=False)
+    assert wide.idle == ("strategy_params.tp_ratio",)
+    assert "tp_ratio made no difference: each of its values gave the same runs." in wide.verdict
 
 
 def test_a_strategy_that_never_trades_has_no_plateau_and_says_so(prices: Candles) -> None:

@@ -102,6 +102,16 @@ def test_a_sweep_for_people_says_the_verdict_and_the_words_that_set_it(desk: Pat
     assert max(map(len, lines[2:8])) <= 80
 
 
+def test_who_proposes_is_said_on_the_command_line_or_in_the_configuration(desk: Path) -> None:
+    told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--selector", "best", "--json").told
+    assert (told["selector"], told["best"]) == ("best", told["peak"])
+    assert told["verdict"][0].startswith("Single best of 20 combinations: fast = ")
+    (desk / "config.toml").write_text((desk / "config.toml").read_text().replace('selector = "plateau"', 'selector = "best"'))  # fmt: skip
+    assert run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--json").told["selector"] == "best"
+    ended = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--selector", "peak")
+    assert (ended.code, ended.out) == (2, "") and "selector 'peak' is unknown: " in ended.err
+
+
 def test_without_ranges_those_of_the_monthly_tuning_are_looked_through(desk: Path) -> None:
     told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, "--json").told
     assert list(told["ranges"]) == ["strategy_params.sl_ratio"]

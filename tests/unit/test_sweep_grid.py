@@ -148,9 +148,57 @@ def test_a_plateau_holds_its_middle_and_hangs_together(values: np.ndarray) -> No
     again = plateau(values.copy().ravel(), values.shape, ordered=(True, True, False))
     assert (found.chosen, found.mask.tobytes()) == (again.chosen, again.mask.tobytes())
     assert found.mask.ravel()[found.chosen]
-    assert found.level.ravel()[found.chosen] >= np.nanmax(found.level) - 1e-6
+    good = values >= np.median(values)
+    assert found.level.ravel()[found.chosen] >= np.max(found.level[good & (values > values.min())], initial=-9) - 1e-6
     assert len({int(k) for *_, k in np.argwhere(found.mask)}) == 1  # the last axis has no neighbours
     assert (found.level <= values).all()
+
+
+SURFACES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4).flatmap(
+    lambda shape: some.tuples(
+        arrays.arrays(np.float64, shape, elements=some.one_of(some.integers(-2, 2).map(float), some.floats(-5, 5), some.just(np.nan))),
+        some.lists(some.booleans(), min_size=len(shape), max_size=len(shape)),
+    )
+)  # fmt: skip
+
+
+@given(SURFACES)
+def test_what_is_proposed_is_never_the_worst_and_never_below_the_middle_of_what_is_supported(
+    drawn: tuple[np.ndarray, list[bool]],
+) -> None:
+    values, ordered = drawn
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return
+    found, supported = plateau(values.ravel(), values.shape, ordered=ordered), neighbours_known(values, ordered) >= 0.5
+    value = values.ravel()[found.chosen]
+    assert value > known.min() or known.min() == known.max()
+    among = values[supported & ~np.isnan(values)]
+    if len(among) and among.max() > known.min():  # else what is supported is the worst there is
+        assert supported.ravel()[found.chosen] and value >= np.median(among)
+
+
+def neighbours_known(values: np.ndarray, ordered: list[bool]) -> np.ndarray:
+    "Share of each combination's neighbourhood that has a value, counted one by one."
+    share = np.zeros(values.shape)
+    for place in np.ndindex(*values.shape):
+        near = [
+            other
+            for other in np.ndindex(*values.shape)
+            if all(abs(a - b) <= is_ordered for a, b, is_ordered in zip(place, other, ordered, strict=True))
+        ]
+        share[place] = np.mean([not np.isnan(values[other]) for other in near])
+    return share
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (2, 3, 2), (3,), (2, 2, 2, 2)])
+def test_on_short_axes_of_noise_the_proposal_is_better_than_a_blind_one(shape: tuple[int, ...]) -> None:
+    random, ranks = np.random.default_rng(9), []
+    for _ in range(200):
+        values = random.normal(size=shape)
+        ranks.append((values < values.ravel()[plateau(values.ravel(), shape).chosen]).mean())
+    blind = (1 - 1 / np.prod(shape)) / 2
+    assert min(ranks) > 0.0 and np.mean(ranks) > blind + 0.1
 
 
 def test_nothing_to_compare_is_said() -> None:

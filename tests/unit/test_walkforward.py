@@ -32,6 +32,8 @@ from autotrader.report.folder import read_manifest
 from autotrader.report.walkforward import display
 from autotrader.results.walkforward import notes_of, verdict
 from autotrader.search.book import TrialLedger
+from autotrader.search.evaluate import STATS
+from autotrader.search.grid import GridResult
 from autotrader.search.task import Task, task_of
 from autotrader.search.walkforward import chosen_of, walk
 from autotrader.store.database import open_store
@@ -299,6 +301,24 @@ def test_the_row_of_a_window_is_the_sweep_of_its_fit(candles: Candles, found: Wa
 
 
 # numbers
+
+
+def test_a_window_is_chosen_for_by_whom_one_names() -> None:
+    candles, ranges = hours(400), {"fast": [6, 12, 24], "slow": [36, 72]}
+    task = task_of("ema_trend", candles)
+
+    def longest(grid: GridResult) -> int | None:
+        return None if grid.task.market.candles.open_ms[0] == candles.open_ms[0] else int(grid.table.index[-1])
+
+    best = walk(task, ranges, train_days=120, test_days=90, selector="best")
+    for step in best.steps:
+        ratios = step.choice.stats[:, STATS.index("sharpe")]
+        assert ratios[step.choice.row] == ratios.max()
+    own_way = walk(task, ranges, train_days=120, test_days=90, selector=longest)
+    assert [step.choice.place for step in own_way.steps] == [None, *[5] * (len(own_way.steps) - 1)]
+    assert "by the single best Sharpe ratio" in notes_of(best)[0] and "by longest, and played" in notes_of(own_way)[0]
+    with pytest.raises(ConfigError, match="selector 'bets' is unknown: did you mean 'best'"):
+        walk(task, ranges, train_days=120, test_days=90, selector="bets")
 
 
 def test_pbo_is_that_of_the_whole_grid_over_the_whole_period(candles: Candles, found: WalkForward) -> None:
