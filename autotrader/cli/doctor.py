@@ -210,7 +210,7 @@ def check_database(settings: Settings, *, clock: Clock) -> list[Check]:
     url = resolve_url(settings.database_url, folder=settings.folder)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return [Check("warn", "database", f"{describe(url)} is not made yet: `autotrader db upgrade` makes it")]
-    with open_store(settings.database_url, folder=settings.folder) as store:
+    with open_store(settings.database_url, folder=settings.folder, declared=settings.instruments) as store:
         return [
             Check("ok", "database", f"{describe(url)} opens, its schema is current"),
             *check_runner(store, clock=clock),

@@ -120,7 +120,9 @@ def open_database(settings: "Settings", *, create: bool = False, replay: bool = 
 
     if replay and not create and not (settings.folder / "data" / "replay.db").exists():
         raise ConfigError("there is no replay here yet: `autotrader run --replay` begins one")
-    return open_store(database_of(settings, replay=replay), folder=settings.folder, create=create)
+    return open_store(
+        database_of(settings, replay=replay), folder=settings.folder, create=create, declared=settings.instruments
+    )
 
 # %% ../../nbs/99_cli/15_options.ipynb #177e0f71
 def answer(

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'Count', 'Symbol', 'Timeframe', 'Number', 'CONFIRMATION', 'SCHEMES', 'PHASES', 'Shares',
-           'MAX_PARTS', 'Section', 'General', 'masked', 'database_kind', 'Database', 'PhaseDefinitions', 'MarketPhase',
-           'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers', 'DynamicSizing', 'SplitEntry',
-           'StrategyParams', 'is_file', 'DecisionSettings', 'BotRisk', 'BotSettings', 'NewsSentiment', 'ParamRange',
-           'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest', 'Risk', 'Schedule', 'Dashboard',
-           'Backup']
+           'MAX_PARTS', 'Exact', 'Size', 'Section', 'General', 'masked', 'database_kind', 'Database',
+           'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers',
+           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'is_file', 'DecisionSettings', 'BotRisk', 'BotSettings',
+           'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest',
+           'InstrumentSettings', 'Risk', 'Schedule', 'Dashboard', 'Backup']
 
 # %% ../../nbs/05_config/05_sections.ipynb #f7774b3d
 import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -571,6 +572,65 @@ class Backtest(Section):
     maker_fee_bps: Annotated[float | None, Field(gt=-100, lt=1000)] = None
     leverage: Annotated[float, Field(ge=1, le=100)] = 5.0  # of the isolated margin; sets the liquidation price
     stress: Annotated[float, Field(ge=0, le=20)] = 1.0  # times all fees, slippage and spread; a rebate never grows
+
+# %% ../../nbs/05_config/05_sections.ipynb #fe622781
+def _exact(value: Any) -> Any:
+    "A number as it is written, not as the computer rounds it."
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number")
+    try:
+        exact = Decimal(str(value).strip())
+    except ArithmeticError:
+        raise ValueError("must be a number") from None
+    if not exact.is_finite():
+        raise ValueError("must be a finite number")
+    return exact
+
+
+Exact = Annotated[Decimal, BeforeValidator(_exact)]
+Size = Annotated[Exact, Field(gt=0, le=10**15)] | None
+_BPS = ("taker_fee_bps", "maker_fee_bps")
+
+
+class InstrumentSettings(Section):
+    "What is told of one market's rules, over whatever is stored or listed."
+
+    venue: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "bybit"
+    symbol: Symbol
+    kind: Literal["perpetual", "spot"] | None = None
+    tick_size: Size = None  # smallest price change, quote coin
+    qty_step: Size = None  # smallest quantity change, base coin
+    min_qty: Size = None  # base coin
+    max_qty: Size = None  # of a limit order, base coin
+    max_market_qty: Size = None  # of a market order, base coin
+    min_notional: Annotated[Exact, Field(ge=0, le=10**9)] | None = None  # quote coin
+    taker_fee_bps: Annotated[Exact, Field(gt=-100, lt=1000)] | None = None
+    maker_fee_bps: Annotated[Exact, Field(gt=-100, lt=1000)] | None = None
+    max_leverage: Annotated[Exact, Field(ge=1, le=1000)] | None = None
+    maintenance_margin: Annotated[Exact, Field(ge=0, lt=1)] | None = None  # fraction of position value
+    funding_interval_hours: Annotated[Exact, Field(ge=0, le=168)] | None = None  # 0: it pays none
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.tick_size and self.qty_step and (self.tick_size * self.qty_step * 10**8) % 1:
+            raise ValueError(
+                f"tick_size {self.tick_size} times qty_step {self.qty_step} is finer than 1e-8 of the quote coin; raise qty_step"
+            )
+        if self.kind == "spot" and self.funding_interval_hours:
+            raise ValueError(
+                'kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"'
+            )
+        return self
+
+    def told(self) -> dict[str, Decimal | int | str]:
+        "The rules that are told, under the names and in the units of `VenueRules`; `kind` beside them."
+        given = {name: value for name, value in self if value is not None and name not in ("venue", "symbol")}
+        for name in _BPS:
+            if name in given:
+                given[name.removesuffix("_bps")] = given.pop(name) / 10_000
+        if "funding_interval_hours" in given:
+            given["funding_interval_ms"] = int(given.pop("funding_interval_hours") * 3_600_000)
+        return given
 
 # %% ../../nbs/05_config/05_sections.ipynb #3bf32df9
 class Risk(Section):

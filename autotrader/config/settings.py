@@ -38,6 +38,7 @@ from autotrader.config.sections import (
     Ga,
     Gemini,
     General,
+    InstrumentSettings,
     MasterBot,
     Ml,
     NewsSentiment,
@@ -153,6 +154,7 @@ class Settings(Section):
     gemini: Gemini = Gemini()
     optimizer: Optimizer = Optimizer()
     backtest: Backtest = Backtest()
+    instruments: tuple[InstrumentSettings, ...] = ()
     risk: Risk = Risk()
     ml: Ml = Ml()
     ga: Ga = Ga()
@@ -169,7 +171,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for check in (_unique_bots, _known_shares, _leverage, _tunable):
+        for check in (_unique_bots, _unique_markets, _known_shares, _leverage, _tunable):
             check(self)
         return self
 
@@ -217,6 +219,14 @@ def _unique_bots(settings: "Settings") -> None:
                 raise ValueError(
                     f"sub_bots.{bot.id}.sub_account trades {bot.symbol} on the account of {other.id}; give each bot its own account or symbol"
                 )
+
+
+def _unique_markets(settings: "Settings") -> None:
+    seen = set()
+    for told in settings.instruments:
+        if (told.venue, told.symbol) in seen:
+            raise ValueError(f"instruments: {told.venue} {told.symbol} stands there twice; make one table of the two")
+        seen.add((told.venue, told.symbol))
 
 
 def _known_shares(settings: "Settings") -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'Market',
-           'rules_of', 'in_force', 'publishers', 'load_market', 'sources_of']
+           'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'sources_of']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Iterable
@@ -17,21 +17,23 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ..core.clock import iso, timeframe_ms
-from ..core.errors import DataError
-from ..core.market import Candles, Floats, Instrument, VenueRules, check
+from ..core.errors import DataError, UnknownRules
+from ..core.market import NOTHING, Candles, Floats, Instrument, Told, VenueRules, check
 from autotrader.data.instruments import (
     FUNDING_LAG_MS,
     INTEREST_INTERVAL_MS,
     INTEREST_LAG_MS,
+    Ruled,
     infer,
     interest_unit,
     known,
+    overruled,
 )
 from .quality import report
 from .sample import eurusd
 from ..store import candles as candle_store
 from ..store.database import Store
-from ..store.series import load_changes, load_funding, load_open_interest, stored_rules
+from ..store.series import load_changes, load_funding, load_open_interest, stored_rules, told_of
 from ..store.tables import OpenInterest
 
 # %% ../../nbs/20_data/40_joined.ipynb #4a857980
@@ -225,37 +227,80 @@ def _fine(store: Store, candles: Candles, timeframe: str) -> tuple[Candles | Non
     return check(bars), (note,) if missing else ()
 
 
+def _on_record(
+    store: Store, venue: str, symbol: str, at_ms: int, told: Told
+) -> tuple[Instrument | None, str, tuple[str, ...]]:  # by which evidence, and a note where other rules stand in
+    stored = stored_rules(store, venue, symbol)
+    earlier = [each for each in stored if each.rules.since_ms <= at_ms]
+    tabled = known(venue, symbol)
+    notes: tuple[str, ...] = ()
+    found, by = (earlier[-1], "stored") if earlier else (stored[0], "stored") if stored else (tabled, "tabled")
+    if found is None or told.get("kind", (found.kind, ""))[0] != found.kind:
+        return None, "", ()
+    if stored and not earlier:
+        since = iso(found.rules.since_ms)
+        notes = (f"rules of {venue} {symbol} are stored from {since} on; those stand in for the time before",)
+    if by == "tabled" and found.kind == "spot" and "kind" not in told and len(load_funding(store, venue, symbol)[0]):
+        return None, "", ()
+    return found, by, notes
+
+
 def rules_of(
     store: Store,
     venue: str,
     symbol: str,
     at_ms: int,  # UTC milliseconds
-) -> tuple[Instrument | None, tuple[str, ...]]:  # and a note where other rules stand in
-    "An instrument as it is stored, else as tabled; None where both are silent, or the stored funding speaks against the table."
-    stored = stored_rules(store, venue, symbol)
-    earlier = [each for each in stored if each.rules.since_ms <= at_ms]
-    if earlier:
-        return earlier[-1], ()
-    if stored:
-        since = iso(stored[0].rules.since_ms)
-        return stored[0], (f"rules of {venue} {symbol} are stored from {since} on; those stand in for the time before",)
-    tabled = known(venue, symbol)
-    if tabled and tabled.kind == "spot" and len(load_funding(store, venue, symbol)[0]):
-        return None, ()
-    return tabled, ()
+) -> tuple[Ruled | None, tuple[str, ...]]:  # and a note where other rules stand in
+    "An instrument as it is stored, else as tabled, under what people told; None where both are silent, or other evidence speaks against the table."
+    told = told_of(store, venue, symbol)
+    found, by, notes = _on_record(store, venue, symbol, at_ms, told)
+    return (None, ()) if found is None else (overruled(found, by, told), notes)
 
-
-def _instrument(store: Store, candles: Candles) -> tuple[Instrument, tuple[str, ...]]:
-    "The rules as stored, else as tabled, else as the venue's list and all that is stored of the market suggest."
-    venue, symbol = candles.venue, candles.symbol
-    found, notes = rules_of(store, venue, symbol, int(candles.open_ms[0]))
+# %% ../../nbs/20_data/40_joined.ipynb #fabbb8b9
+def rules_for(
+    store: Store,
+    venue: str,
+    symbol: str,
+    at_ms: int,  # UTC milliseconds
+    *,
+    stand_in: Told = NOTHING,  # for what neither people nor lists tell
+) -> tuple[Ruled, tuple[str, ...]]:  # and notes
+    "An instrument as it is told, stored or tabled, else by its venue's list and all its bars; raises `UnknownRules` where that is not enough."
+    found, notes = rules_of(store, venue, symbol, at_ms)
     if found:
-        return found, notes
+        return found, (*notes, *([found.note] if found.note else ()))
     series = [s for s in candle_store.coverage(store) if (s.venue, s.symbol) == (venue, symbol)]
+    if not series:
+        raise DataError(
+            f"{venue} {symbol}: no bars are stored, and no rules: `autotrader data list` shows what there is"
+        )
     longest = max(series, key=lambda s: timeframe_ms(s.timeframe)).timeframe
-    whole = candle_store.load(store, venue, symbol, longest)
-    guessed, note = infer(whole, funding_ms=load_funding(store, venue, symbol)[0])
-    return guessed, (note,)
+    whole, told = candle_store.load(store, venue, symbol, longest), told_of(store, venue, symbol)
+    guessed = infer(whole, funding_ms=load_funding(store, venue, symbol)[0], told={**stand_in, **told})
+    return guessed, (guessed.note,)
+
+# %% ../../nbs/20_data/40_joined.ipynb #c54e9c25
+_STAND_IN: Told = {"taker_fee": (Decimal("0.001"), "a stand-in"), "max_leverage": (Decimal(1), "a stand-in")}
+
+
+def _ruled(store: Store, candles: Candles, *, to_play: bool) -> tuple[Ruled, tuple[str, ...], bool]:
+    "Rules of the first bar, notes, and whether they are known; those of candles to look at may stand in."
+    series, at_ms = (candles.venue, candles.symbol), int(candles.open_ms[0])
+    try:
+        return *rules_for(store, *series, at_ms), True
+    except UnknownRules as error:
+        if to_play:
+            raise
+        return rules_for(store, *series, at_ms, stand_in=_STAND_IN)[0], (str(error),), False
+
+
+def _later(store: Store, found: Ruled, since_ms: int, until_ms: int) -> tuple[VenueRules, ...]:
+    "Rules that begin to hold within the period, where the first ones are stored; what is told holds under all of them."
+    if "stored" not in found.sources.values():
+        return ()
+    market = found.instrument.venue, found.instrument.symbol
+    told = {name: value for name, (value, _) in told_of(store, *market).items() if name != "kind"}
+    return tuple(replace(each, **told) for each in load_changes(store, *market, since_ms, until_ms))
 
 # %% ../../nbs/20_data/40_joined.ipynb #d1617c06
 def _common(first: Decimal, second: Decimal) -> Decimal:
@@ -331,6 +376,7 @@ def load_market(
     until_ms: int,
     *,
     fine: str = "1m",  # timeframe of the bars for fills, where stored
+    to_play: bool = True,  # False: to look at, and rules that nobody knows are left open
     funding_lag_ms: int = FUNDING_LAG_MS,
     interest_lag_ms: int = INTEREST_LAG_MS,
 ) -> Market:
@@ -341,14 +387,15 @@ def load_market(
         )
     candles = check(_stored(store, venue, symbol, timeframe, since_ms, until_ms))
     first_ms, end_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-    instrument, about_rules = _instrument(store, candles)
-    instrument, changes, about_changes = in_force(instrument, load_changes(store, venue, symbol, first_ms, end_ms))
+    found, about_rules, is_known = _ruled(store, candles, to_play=to_play)
+    later = _later(store, found, first_ms, end_ms)
+    instrument, changes, about_changes = in_force(found.instrument, later)
     about_rules += about_changes
     fine_bars, about_fine = _fine(store, candles, fine)
     notes = (*candles.notes, *_period_notes(candles, since_ms, until_ms), *about_rules, *about_fine)
     candles = replace(candles, notes=notes)
     candles, funding = _with_sources(store, candles, instrument, changes, funding_lag_ms, interest_lag_ms)
-    candles = replace(candles, instrument=instrument)
+    candles = replace(candles, instrument=instrument if is_known else None)
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac

@@ -93,11 +93,11 @@ def load(
     if (venue, pair, timeframe) == ("sample", "EURUSD", "1h"):
         return check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
     settings = load_settings(None if config is None else Path(config))
-    store = open_store(settings.database_url, folder=settings.folder)
+    store = open_store(settings.database_url, folder=settings.folder, declared=settings.instruments)
     try:
         first_ms, end_ms = _stored_span(store, venue, pair)
         period = first_ms if since_ms is None else since_ms, end_ms if until_ms is None else until_ms
-        return _with_funding_due(load_market(store, venue, pair, timeframe, *period, fine=timeframe))
+        return _with_funding_due(load_market(store, venue, pair, timeframe, *period, fine=timeframe, to_play=False))
     finally:
         store.close()
 

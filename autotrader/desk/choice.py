@@ -114,11 +114,11 @@ def _span(bot: BotSettings, store: Store) -> tuple[int, int]:
 
 def _funded(bot: BotSettings, store: Store) -> tuple[int, int] | None:
     "First stamp and end of the stored funding; None where none is stored or charged."
-    instrument, _ = rules_of(store, bot.venue, bot.symbol, NEVER_MS)
+    found, _ = rules_of(store, bot.venue, bot.symbol, NEVER_MS)
     stamps = load_funding(store, bot.venue, bot.symbol)[0]
-    if not len(stamps) or (instrument and not instrument.rules.funding_interval_ms):
+    if not len(stamps) or (found and not found.instrument.rules.funding_interval_ms):
         return None
-    interval_ms = instrument.rules.funding_interval_ms if instrument else interval_of(stamps)
+    interval_ms = found.instrument.rules.funding_interval_ms if found else interval_of(stamps)
     return int(stamps[0]), int(stamps[-1]) + interval_ms
 
 # %% ../../nbs/92_desk/10_choice.ipynb #b97e1b91

@@ -104,7 +104,7 @@ def _stored(settings: Settings) -> set[tuple[str, str]]:
     url = resolve_url(settings.database_url, folder=settings.folder)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return set()
-    with open_store(settings.database_url, folder=settings.folder) as store:
+    with open_store(settings.database_url, folder=settings.folder, declared=settings.instruments) as store:
         return {(c.venue, c.symbol) for c in coverage(store)}
 
 

@@ -359,7 +359,7 @@ def main() -> None:
     install()
     _be_modest()
     settings, clock = load(Path(sys.argv[1])), SystemClock()
-    with open_store(settings.database_url, folder=settings.folder) as store:
+    with open_store(settings.database_url, folder=settings.folder, declared=settings.instruments) as store:
         job = find_job(store, int(sys.argv[2]), settings=settings, clock=clock)
         now_ms, pid = clock.now_ms(), os.getpid()
         if not change(store, job.id, ("queued",), state="running", pid=pid, started_ms=now_ms, heartbeat_ms=now_ms):

@@ -153,7 +153,7 @@ def _bots(settings: Settings) -> list[BotSettings]:
 
 
 def _parts(settings: Settings, plan: ReplayPlan) -> list[Part]:
-    with open_store(settings.database_url, folder=settings.folder) as store:
+    with open_store(settings.database_url, folder=settings.folder, declared=settings.instruments) as store:
         return [
             prepare(bot, store, settings.backtest, since_ms=plan.since_ms, until_ms=plan.until_ms)
             for bot in _bots(settings)
@@ -217,7 +217,7 @@ def _instrument(store: Store, bot: BotSettings, now_ms: int) -> Instrument:
         raise DataError(
             f"the rules of {bot.symbol} are not stored: `autotrader data download --symbol {bot.symbol}` brings them"
         )
-    return found
+    return found.instrument
 
 
 def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> Build:
@@ -257,7 +257,7 @@ def _opened(
 ) -> Iterator[tuple[Store, Build]]:
     "The supervisor's database, and what builds its driver."
     if plan is None:
-        with open_store(settings.database_url, folder=settings.folder) as store:
+        with open_store(settings.database_url, folder=settings.folder, declared=settings.instruments) as store:
             yield store, _live(settings, store, clock, market)
         return
     parts, file = _parts(settings, plan), replay_file(settings)

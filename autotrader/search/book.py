@@ -229,7 +229,9 @@ def ledger_of(
             raise _CLOSED[place][1]
         try:
             settings = load_settings(path)
-            _OPEN[place] = TrialLedger(open_store(settings.database_url, folder=settings.folder))
+            _OPEN[place] = TrialLedger(
+                open_store(settings.database_url, folder=settings.folder, declared=settings.instruments)
+            )
         except AutotraderError as error:
             _CLOSED[place] = now_s, error
             raise

@@ -107,8 +107,8 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     note: tuple[str, ...] = ()
     instrument = instrument or candles.instrument or known(candles.venue, candles.symbol)
     if instrument is None:
-        instrument, guessed = infer(candles, funding_ms=_funding_of(candles).ts_ms)
-        note = (guessed,)
+        guessed = infer(candles, funding_ms=_funding_of(candles).ts_ms)
+        instrument, note = guessed.instrument, (guessed.note,)
     if instrument.rules.funding_interval_ms and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
     return Market(

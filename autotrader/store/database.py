@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 import autotrader
+from ..config.sections import InstrumentSettings
 from ..core.errors import ConfigError, StoreError
 
 # %% ../../nbs/10_store/10_database.ipynb #ac0fd11b
@@ -137,6 +138,9 @@ class Store:
 
     url: sa.URL
     engine: sa.Engine
+    declared: tuple[
+        InstrumentSettings, ...
+    ] = ()  # what the configuration tells of markets, over what is stored of them
     _writer: sa.Engine = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -228,10 +232,10 @@ def downgrade(url: str, revision: str, *, folder: Path = Path()) -> None:
         _migrate(store, revision)
 
 # %% ../../nbs/10_store/10_database.ipynb #9131fcc6
-def _connect(url: str, *, folder: Path, create: bool) -> Store:
+def _connect(url: str, *, folder: Path, create: bool, declared: tuple[InstrumentSettings, ...] = ()) -> Store:
     parsed = resolve_url(url, folder=folder)
     if parsed.get_backend_name() == "postgresql":
-        return Store(parsed, _postgres_engine(parsed))
+        return Store(parsed, _postgres_engine(parsed), declared)
     file = Path(str(parsed.database))
     if create:
         try:
@@ -240,7 +244,7 @@ def _connect(url: str, *, folder: Path, create: bool) -> Store:
             raise StoreError(f"database {describe(parsed)}: its folder cannot be made: {error}") from error
     elif not file.is_file():
         raise StoreError(f"database {describe(parsed)}: there is no such file; `autotrader db upgrade` makes it")
-    return Store(parsed, _sqlite_engine(parsed))
+    return Store(parsed, _sqlite_engine(parsed), declared)
 
 
 def open_store(
@@ -248,11 +252,12 @@ def open_store(
     *,
     folder: Path = Path(),  # what a relative SQLite path starts from
     create: bool = False,  # bring the schema up to date first
+    declared: tuple[InstrumentSettings, ...] = (),  # [[instruments]] of the configuration
 ) -> Store:
     "Open a database; raises `StoreError` when it cannot be reached or its schema is not ours, `ConfigError` on a bad address."
     if create:
         upgrade(url, folder=folder)
-    store = _connect(url, folder=folder, create=False)
+    store = _connect(url, folder=folder, create=False, declared=declared)
     try:
         with store.read() as connection:
             revision = revision_of(connection)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'RULES', 'save_funding', 'load_funding', 'save_open_interest', 'load_open_interest', 'save_instrument',
-           'load_instrument', 'stored_rules', 'load_changes']
+           'load_instrument', 'stored_rules', 'load_changes', 'declared_of', 'save_declared', 'forget_declared',
+           'told_of']
 
 # %% ../../nbs/10_store/50_series.ipynb #df654955
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import ArrayLike, NDArray
 
+from ..config.sections import InstrumentSettings
+from ..config.settings import table_of
 from ..core.clock import iso
 from ..core.errors import DataError
-from ..core.market import Floats, Instrument, VenueRules
+from ..core.market import Floats, Instrument, Told, VenueRules
 from .database import Store, upsert
-from .tables import FundingRate, InstrumentRules, OpenInterest
+from .tables import Declaration, FundingRate, InstrumentRules, OpenInterest
 
 # %% ../../nbs/10_store/50_series.ipynb #3224d6b9
 Stamps = NDArray[np.int64]
@@ -185,3 +188,40 @@ def load_changes(
     with store.read() as connection:
         rows = connection.execute(inside).all()
     return tuple(VenueRules(**{name: getattr(row, name) for name in RULES}) for row in rows)
+
+# %% ../../nbs/10_store/50_series.ipynb #b0c553eb
+def declared_of(store: Store, venue: str, symbol: str) -> InstrumentSettings | None:
+    "What is kept of what people told of a market; raises `ConfigError` where it cannot be read any more."
+    wanted = sa.select(Declaration.words).where(Declaration.venue == venue, Declaration.symbol == symbol)
+    with store.read() as connection:
+        words = connection.scalar(wanted)
+    return (
+        None
+        if words is None
+        else table_of(InstrumentSettings, {"venue": venue, "symbol": symbol, **words}, place="data rules")
+    )
+
+
+def save_declared(store: Store, told: InstrumentSettings, *, now_ms: int) -> None:
+    "Keep what is told of a market in place of what was told before."
+    words = told.model_dump(mode="json", exclude_none=True, exclude={"venue", "symbol"})
+    row = {"venue": told.venue, "symbol": told.symbol, "words": words, "updated_ms": now_ms}
+    with store.begin() as connection:
+        upsert(connection, Declaration, [row])
+
+
+def forget_declared(store: Store, venue: str, symbol: str) -> bool:  # whether there was any
+    "Forget what was told of a market."
+    gone = sa.delete(Declaration).where(Declaration.venue == venue, Declaration.symbol == symbol)
+    with store.begin() as connection:
+        return bool(connection.execute(gone).rowcount)
+
+
+def told_of(store: Store, venue: str, symbol: str) -> Told:
+    "What people tell of a market, in the units of its rules, with the place where they told it."
+    kept = declared_of(store, venue, symbol)
+    listed = next((each for each in store.declared if (each.venue, each.symbol) == (venue, symbol)), None)
+    told: dict[str, tuple[Any, str]] = {}
+    for words, place in ((kept, "data rules"), (listed, "config.toml")):
+        told |= {name: (value, place) for name, value in (words.told() if words else {}).items()}
+    return told

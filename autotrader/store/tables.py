@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'ExactDecimal', 'UtcTime', 'Base', 'Trade', 'PortfolioHistory',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
-           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules', 'JobRun',
-           'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook', 'StudyRow', 'TrialRow', 'TrialCount']
+           'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules',
+           'Declaration', 'JobRun', 'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook', 'StudyRow', 'TrialRow',
+           'TrialCount']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -327,6 +328,16 @@ class InstrumentRules(Base):
     max_leverage: Mapped[Decimal]
     maintenance_margin: Mapped[Decimal]
     funding_interval_ms: Mapped[int]
+
+# %% ../../nbs/10_store/20_tables.ipynb #50b9152c
+class Declaration(Base):
+    "What a person told of one instrument's rules, as they told it."
+
+    __tablename__ = "declarations"
+    venue: Mapped[str] = mapped_column(String, primary_key=True)
+    symbol: Mapped[str] = mapped_column(String, primary_key=True)
+    words: Mapped[dict[str, Any]]  # keys of [[instruments]]
+    updated_ms: Mapped[int]
 
 # %% ../../nbs/10_store/20_tables.ipynb #b06c2fde
 class JobRun(Base):

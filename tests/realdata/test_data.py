@@ -170,7 +170,7 @@ def test_tabled_ticks_and_steps_fit_every_recorded_number(data_dir: Path, file: 
         assert isinstance(series, Candles)
         tabled = instruments.known(series.venue, series.symbol)
         assert tabled is not None
-        guessed, _ = instruments.infer(series)
+        guessed = instruments.infer(series).instrument
         assert guessed.rules.tick_size == tabled.rules.tick_size
         tick = float(tabled.rules.tick_size)
         for name in ("open", "high", "low", "close"):
