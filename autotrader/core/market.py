@@ -130,6 +130,8 @@ class Candles:
     extras: dict[str, Floats] = field(default_factory=dict)  # "funding_rate", "open_interest", "mark_low", …
     notes: tuple[str, ...] = ()  # what a reader of any result must know about this data
     instrument: Instrument | None = None  # whose bars they are, where the store that gave them knew
+    changes: tuple[VenueRules, ...] = ()  # rules of that instrument that hold later, each from its `since_ms` on
+    funding: tuple[NDArray[np.int64], Floats] | None = None  # stamps and rates of the market, as far as stored
 
     @property
     def bar_ms(self) -> int:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'Market',
-           'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'sources_of']
+           'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'sources_of', 'paid', 'due_at_close']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from ..core.clock import iso, timeframe_ms
+from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import DataError, UnknownRules
 from ..core.market import NOTHING, Candles, Floats, Instrument, Told, VenueRules, check
 from autotrader.data.instruments import (
@@ -155,7 +155,8 @@ def resample(
     return Candles(
         venue=candles.venue, symbol=candles.symbol, timeframe=timeframe, open_ms=candles.open_ms[rows[:, 0]],
         open=candles.open[rows[:, 0]], high=candles.high[rows].max(axis=1), low=candles.low[rows].min(axis=1),
-        close=candles.close[rows[:, -1]], volume=candles.volume[rows].sum(axis=1), notes=notes, instrument=candles.instrument,
+        close=candles.close[rows[:, -1]], volume=candles.volume[rows].sum(axis=1), notes=notes,
+        instrument=candles.instrument, changes=candles.changes, funding=candles.funding,
     )  # fmt: skip
 
 # %% ../../nbs/20_data/40_joined.ipynb #f7875876
@@ -377,6 +378,7 @@ def load_market(
     *,
     fine: str = "1m",  # timeframe of the bars for fills, where stored
     to_play: bool = True,  # False: to look at, and rules that nobody knows are left open
+    instrument: Instrument | None = None,  # None: as it is told, stored, tabled or read off its bars
     funding_lag_ms: int = FUNDING_LAG_MS,
     interest_lag_ms: int = INTEREST_LAG_MS,
 ) -> Market:
@@ -387,15 +389,19 @@ def load_market(
         )
     candles = check(_stored(store, venue, symbol, timeframe, since_ms, until_ms))
     first_ms, end_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-    found, about_rules, is_known = _ruled(store, candles, to_play=to_play)
-    later = _later(store, found, first_ms, end_ms)
-    instrument, changes, about_changes = in_force(found.instrument, later)
-    about_rules += about_changes
+    is_known = True
+    about_rules: tuple[str, ...] = ()
+    changes: tuple[VenueRules, ...] = ()
+    if instrument is None:
+        found, about_rules, is_known = _ruled(store, candles, to_play=to_play)
+        instrument, changes, about_changes = in_force(found.instrument, _later(store, found, first_ms, end_ms))
+        about_rules += about_changes
     fine_bars, about_fine = _fine(store, candles, fine)
     notes = (*candles.notes, *_period_notes(candles, since_ms, until_ms), *about_rules, *about_fine)
     candles = replace(candles, notes=notes)
     candles, funding = _with_sources(store, candles, instrument, changes, funding_lag_ms, interest_lag_ms)
-    candles = replace(candles, instrument=instrument if is_known else None)
+    if is_known:
+        candles = replace(candles, instrument=instrument, changes=changes)
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac
@@ -421,13 +427,14 @@ def sources_of(
     return [*sources, interest] if interest else sources
 
 
-def _paid(store: Store, candles: Candles, rules: tuple[VenueRules, ...]) -> FundingEvents:
-    "Funding of the candles' period; what is expected follows the interval in force."
+def paid(candles: Candles, rules: tuple[VenueRules, ...]) -> FundingEvents:
+    "Funding that the candles' period is to pay under these rules, the first of which hold at its start."
     since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
     borders = [since_ms, *(later.since_ms for later in rules[1:]), until_ms]
-    longest_ms = max(each.funding_interval_ms for each in rules)
-    stored = load_funding(store, candles.venue, candles.symbol, since_ms - 3 * longest_ms, until_ms)
-    spans = [
+    none = np.empty(0, np.int64)
+    nothing = FundingEvents(ts_ms=none, rate=np.empty(0), missing_ms=none)
+    stored = candles.funding or (none, np.empty(0))
+    spans = [nothing] + [
         funding_events(*stored, since_ms=begin, until_ms=end, interval_ms=each.funding_interval_ms)
         for each, begin, end in zip(rules, borders[:-1], borders[1:], strict=True)
         if each.funding_interval_ms
@@ -439,6 +446,19 @@ def _paid(store: Store, candles: Candles, rules: tuple[VenueRules, ...]) -> Fund
     )
 
 
+def due_at_close(
+    candles: Candles,  # n bars
+    stamps: Stamps,  # of payments or of gaps, those after the last close are left out
+    values: Floats,
+) -> Floats:  # (n,) sums, each at the first close not before its stamp
+    "What falls due at each close."
+    close_ms, due = candles.open_ms + candles.bar_ms, np.zeros(len(candles))
+    bar = np.searchsorted(close_ms, stamps)
+    inside = (bar < len(due)) & (stamps >= candles.open_ms[0])
+    np.add.at(due, bar[inside], values[inside])
+    return due
+
+
 def _with_sources(
     store: Store,
     candles: Candles,
@@ -447,11 +467,12 @@ def _with_sources(
     funding_lag_ms: int,
     interest_lag_ms: int,
 ) -> tuple[Candles, FundingEvents]:
-    none, rules = np.empty(0, np.int64), (instrument.rules, *changes)
+    rules = (instrument.rules, *changes)
     since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-    funding = FundingEvents(ts_ms=none, rate=np.empty(0), missing_ms=none)
+    stored = load_funding(store, candles.venue, candles.symbol, since_ms - 3 * DAY_MS, until_ms)
+    candles = replace(candles, funding=stored if len(stored[0]) else None)
+    funding = paid(candles, rules)
     if any(each.funding_interval_ms for each in rules):
-        funding = _paid(store, candles, rules)
         candles = replace(candles, notes=(*candles.notes, funding.note()))
     lags = {"funding_lag_ms": funding_lag_ms, "interest_lag_ms": interest_lag_ms}
     return join(candles, sources_of(store, instrument, since_ms=since_ms, until_ms=until_ms, **lags)), funding

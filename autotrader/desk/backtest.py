@@ -20,7 +20,7 @@ from ..core.clock import SystemClock, parse_time, timeframe_ms
 from ..core.errors import AutotraderError, StoreError
 from ..core.market import Candles, Instrument, check
 from ..core.names import symbol_of, venue_of
-from ..data.joined import Market, load_market
+from ..data.joined import Market, due_at_close, load_market
 from ..data.sample import eurusd
 from .display import BacktestResult
 from ..engine.events import NEVER_MS
@@ -58,15 +58,10 @@ def backtest_bot(
 # %% ../../nbs/92_desk/20_backtest.ipynb #225c6ef4
 def _with_funding_due(market: Market) -> Candles:
     "The market's candles with the rate charged at each close; 0 where nothing is due, NaN where it should be but is not known."
-    candles, due = market.candles, np.zeros(len(market.candles))
-    close_ms = candles.open_ms + candles.bar_ms
-    for stamps, rates in (
-        (market.funding.ts_ms, market.funding.rate),
-        (market.funding.missing_ms, np.full(len(market.funding.missing_ms), np.nan)),
-    ):
-        bar = np.searchsorted(close_ms, stamps)
-        inside = bar < len(due)
-        np.add.at(due, bar[inside], rates[inside])
+    candles, missing_ms = market.candles, market.funding.missing_ms
+    due = due_at_close(candles, missing_ms, np.full(len(missing_ms), np.nan))
+    if candles.funding is not None:  # all that is stored, whatever the rules of today say of it
+        due += due_at_close(candles, *candles.funding)
     return replace(candles, extras={**candles.extras, "funding_due": due})
 
 

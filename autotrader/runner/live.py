@@ -68,7 +68,8 @@ def history_of(store: Store, bot: BotSettings, instrument: Instrument, now_ms: i
     "All closed bars that a bot's indicators need now; raises `DataError` when none are stored."
     since_ms = history_from(bot, now_ms)
     end_ms = now_ms - now_ms % timeframe_ms(bot.timeframe)
-    candles = load_market(store, bot.venue, bot.symbol, bot.timeframe, since_ms, end_ms, fine=bot.timeframe).candles
+    series = bot.venue, bot.symbol, bot.timeframe
+    candles = load_market(store, *series, since_ms, end_ms, fine=bot.timeframe, instrument=instrument).candles
     return BarHistory(candles, sources_of(store, instrument, since_ms=end_ms, until_ms=now_ms))
 
 # %% ../../nbs/90_runner/50_live.ipynb #b4420a1f

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import table_of
 from ..core.clock import iso
 from ..core.errors import ConfigError
-from ..core.market import Candles, Instrument, check
+from ..core.market import Candles, Floats, Instrument, VenueRules, check
 from ..data.instruments import infer, known
-from ..data.joined import FundingEvents, Market, load_market
+from ..data.joined import FundingEvents, Market, due_at_close, load_market, paid
 from ..engine.simulate import Tape, make_tape
 from ..store.database import Store
 from ..strategy.setup import Part, history_from, part_for, strategy_for
@@ -54,7 +55,8 @@ def task_for(
     market = load_market(store, bot.venue, bot.symbol, bot.timeframe, since_ms, until_ms)
     first_ms = min(history_from(bot, since_ms), int(market.candles.open_ms[0]))
     end_ms = int(market.candles.open_ms[-1]) + market.candles.bar_ms
-    history = load_market(store, bot.venue, bot.symbol, bot.timeframe, first_ms, end_ms, fine=bot.timeframe).candles
+    series = bot.venue, bot.symbol, bot.timeframe
+    history = load_market(store, *series, first_ms, end_ms, fine=bot.timeframe, instrument=market.instrument).candles
     return Task(bot=bot, costs=costs, history=history, market=market)
 
 # %% ../../nbs/60_search/05_task.ipynb #36d9b20f
@@ -94,28 +96,57 @@ def prepare(
 _NONE = np.zeros(0, np.int64)
 
 
-def _funding_of(candles: Candles) -> FundingEvents:
+def _rules_within(candles: Candles, instrument: Instrument) -> tuple[Instrument, tuple[VenueRules, ...]]:
+    "The instrument under the rules of the first bar, and those that begin to hold later: candles may be a part of what was loaded."
+    begin_ms, end_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+    before = [rules for rules in candles.changes if rules.since_ms <= begin_ms]
+    later = tuple(rules for rules in candles.changes if begin_ms < rules.since_ms < end_ms)
+    return replace(instrument, rules=[instrument.rules, *before][-1]), later
+
+
+def _agree(due: Floats, stored: Floats) -> bool:
+    "Whether a column of what is due tells what is stored; in the first bar of a part it cannot, a payment at its open was the bar's before."
+    return bool(np.all((due == stored)[1:] | np.isnan(due[1:])))
+
+
+def _funding_of(candles: Candles, rules: tuple[VenueRules, ...]) -> FundingEvents:
+    "Stored payments at their own stamps, as long as the column of what is due says the same; else that column, at each close."
     due = candles.extras.get("funding_due")
-    if due is None:
+    stored = None if candles.funding is None else due_at_close(candles, *candles.funding)
+    if stored is not None and (due is None or _agree(due, stored)):
+        return paid(candles, rules)
+    if due is None or not any(each.funding_interval_ms for each in rules):
         return FundingEvents(ts_ms=_NONE, rate=np.zeros(0), missing_ms=_NONE)
-    close_ms, paid, unknown = candles.open_ms + candles.bar_ms, np.nan_to_num(due) != 0, np.isnan(due)
-    return FundingEvents(ts_ms=close_ms[paid], rate=due[paid], missing_ms=close_ms[unknown])
+    close_ms, known_due, unknown = candles.open_ms + candles.bar_ms, np.nan_to_num(due) != 0, np.isnan(due)
+    return FundingEvents(ts_ms=close_ms[known_due], rate=due[known_due], missing_ms=close_ms[unknown])
+
+
+def _stamps_of(candles: Candles) -> NDArray[np.int64]:
+    "When the candles' market pays, as far as they tell."
+    if candles.funding is not None:
+        return candles.funding[0]
+    due = candles.extras.get("funding_due", np.zeros(len(candles)))
+    return (candles.open_ms + candles.bar_ms)[np.nan_to_num(due) != 0]
 
 
 def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | None) -> Market:
     "A market of candles in hand, with what is known of its rules."
     note: tuple[str, ...] = ()
-    instrument = instrument or candles.instrument or known(candles.venue, candles.symbol)
+    changes: tuple[VenueRules, ...] = ()
+    if instrument is None and candles.instrument is not None:
+        instrument, changes = _rules_within(candles, candles.instrument)
+    instrument = instrument or known(candles.venue, candles.symbol)
     if instrument is None:
-        guessed = infer(candles, funding_ms=_funding_of(candles).ts_ms)
+        guessed = infer(candles, funding_ms=_stamps_of(candles))
         instrument, note = guessed.instrument, (guessed.note,)
-    if instrument.rules.funding_interval_ms and "funding_due" not in candles.extras:
+    if instrument.rules.funding_interval_ms and candles.funding is None and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
     return Market(
         candles=replace(candles, notes=(*candles.notes, *note)),
         fine=fine,
         instrument=instrument,
-        funding=_funding_of(candles),
+        funding=_funding_of(candles, (instrument.rules, *changes)),
+        changes=changes,
     )
 
 # %% ../../nbs/60_search/05_task.ipynb #9efaf4c8
