@@ -219,7 +219,7 @@ def following(told: Told) -> dict[str, tuple[Any, str]]:
     if "taker_fee" in told and "maker_fee" not in told:
         found["maker_fee"] = (max(told["taker_fee"][0], Decimal(0)), FOLLOWS)
     if "max_leverage" in told and "maintenance_margin" not in told:
-        found["maintenance_margin"] = (round(1 / (2 * told["max_leverage"][0]), 6), FOLLOWS)
+        found["maintenance_margin"] = (round(1 / (2 * told["max_leverage"][0]), 6).normalize(), FOLLOWS)
     return found
 
 # %% ../../nbs/20_data/05_instruments.ipynb #6c72a56a

@@ -426,7 +426,7 @@ def sources_of(
     interest = _interest(store, venue, symbol, since_ms - 3 * INTEREST_INTERVAL_MS, until_ms, interest_lag_ms)
     return [*sources, interest] if interest else sources
 
-
+# %% ../../nbs/20_data/40_joined.ipynb #d66c0b18
 def paid(candles: Candles, rules: tuple[VenueRules, ...]) -> FundingEvents:
     "Funding that the candles' period is to pay under these rules, the first of which hold at its start."
     since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
@@ -458,7 +458,7 @@ def due_at_close(
     np.add.at(due, bar[inside], values[inside])
     return due
 
-
+# %% ../../nbs/20_data/40_joined.ipynb #016ee38f
 def _with_sources(
     store: Store,
     candles: Candles,

@@ -89,7 +89,9 @@ def rounded(value: Decimal, unit: Decimal) -> Decimal:
 def in_plain_python(folder: Path, coin: Coin) -> tuple[Decimal, Decimal]:
     "Equity at the end and funding, from the texts of the files."
     bars = list(csv.DictReader((folder / "bars.csv").open()))
-    rates = {int(r["funding_time"]): Decimal(r["funding_rate"]) for r in csv.DictReader((folder / "funding.csv").open())}
+    rates = {
+        int(r["funding_time"]): Decimal(r["funding_rate"]) for r in csv.DictReader((folder / "funding.csv").open())
+    }
     tick, cent = Decimal(1).scaleb(-coin.places), Decimal("1e-8")
     wallet, held, funding, lot = Decimal(10_000), Decimal(0), Decimal(0), Decimal(str(coin.lot))
     wish = 0
