@@ -39,7 +39,7 @@ def _findings(quality: "Quality | None") -> list[dict[str, Any]]:
 def _imported(record: "Record") -> dict[str, Any]:
     from autotrader.core.clock import iso
 
-    names = ("file", "kind", "venue", "symbol", "timeframe", "rows", "skipped")
+    names = ("file", "kind", "venue", "symbol", "timeframe", "rows", "skipped", "unclosed")
     stamps = {"first": iso(record.since_ms), "last": iso(record.until_ms)}
     return {name: getattr(record, name) for name in names} | stamps | {"findings": _findings(record.quality)}
 
@@ -63,11 +63,13 @@ def import_data(
     as_json: JsonOption = False,
 ) -> None:
     "Bring candles, funding or open interest from a file into the database."
+    from autotrader.core.clock import SystemClock
     from autotrader.core.errors import ConfigError
     from autotrader.data.importers import import_file, import_folder
 
     settings = desk(config)
-    accepted = {"allow_gaps": allow_gaps, "skip_off_grid": skip_off_grid, "overwrite": overwrite}
+    accepted: dict[str, Any] = {"allow_gaps": allow_gaps, "skip_off_grid": skip_off_grid, "overwrite": overwrite}
+    accepted["clock"] = SystemClock()
     refused: tuple[str, ...] = ()
     if path.is_dir() and symbol:
         raise ConfigError(f"--symbol {symbol} does not go with a folder ({path}): name one file")

@@ -33,6 +33,7 @@ from autotrader.store.series import (
     save_funding,
     save_instrument,
     save_open_interest,
+    settled_ms,
 )
 
 # %% ../../nbs/20_data/50_bybit_history.ipynb #a4a60a86
@@ -90,12 +91,12 @@ def holes(
     until_ms: int,
     step_ms: int,  # usual spacing
 ) -> list[tuple[int, int]]:  # first and last stamp to ask for, newest hole first
-    "Ranges of [since, until) in which stamps are missing."
+    "Ranges of [since, until) in which stamps are missing, each with the stamp before it: what is stored there may have been running when it was."
     first = -(-since_ms // step_ms) * step_ms
     inside = stamps[(stamps >= first) & (stamps < until_ms)]
     edges = np.r_[first - step_ms, inside, -(-until_ms // step_ms) * step_ms]
     wide = np.flatnonzero(np.diff(edges) > step_ms * 3 // 2)  # stamps of funding may be off by milliseconds
-    found = [(max(first, int(edges[i]) + 1), min(until_ms, int(edges[i + 1])) - 1) for i in wide]
+    found = [(max(first, int(edges[i])), min(until_ms, int(edges[i + 1])) - 1) for i in wide]
     return [hole for hole in found[::-1] if hole[0] <= hole[1]]
 
 # %% ../../nbs/20_data/50_bybit_history.ipynb #4c480e6e
@@ -201,7 +202,9 @@ def _download_funding(
 ) -> int:
     def fetch(first: int, last: int) -> Rows:
         query = {"category": "linear", "symbol": symbol, "startTime": first, "endTime": last, "limit": _PAGE}
-        return _rows(ask(session.get_funding_rate_history, **query), lambda row: row["fundingRateTimestamp"])
+        return _rows(
+            ask(session.get_funding_rate_history, **query), lambda row: settled_ms(int(row["fundingRateTimestamp"]))
+        )
 
     def save(rows: Rows) -> None:
         stamps, rates = _values(rows, "fundingRate")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ import pyarrow.feather
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from ..core.clock import iso, timeframe_ms
+from ..core.clock import Clock, iso, timeframe_ms
 from ..core.errors import ConfigError, DataError
 from ..core.market import COLUMNS, Candles, Floats
 from ..core.names import symbol_of, venue_of
@@ -30,7 +30,7 @@ from .instruments import INTEREST_LAG_MS, interest_unit
 from .quality import Quality, report, require
 from ..store import candles as candle_store
 from ..store.database import Store
-from ..store.series import load_funding, load_open_interest, save_funding, save_open_interest
+from ..store.series import load_funding, load_open_interest, save_funding, save_open_interest, settled_ms
 
 # %% ../../nbs/20_data/20_importers.ipynb #1631664e
 Stamps = NDArray[np.int64]
@@ -298,6 +298,11 @@ def _published(table: pa.Table, kind: str, time: str, value: str, venue: str, sy
     order = np.argsort(ts_ms, kind="stable")
     ts_ms, values = ts_ms[order], values[order]
     twice = np.flatnonzero(np.diff(ts_ms) == 0)
+    if kind == "funding_rate" and not twice.size:
+        ts_ms = settled_ms(ts_ms)
+        repeats = np.r_[False, (np.diff(ts_ms) == 0) & (np.diff(values) == 0)]
+        ts_ms, values = ts_ms[~repeats], values[~repeats]
+        twice = np.flatnonzero(np.diff(ts_ms) == 0)
     if twice.size:
         raise DataError(
             f"{where}: {venue} {symbol} {kind} has {twice.size} stamps twice (first {iso(int(ts_ms[twice[0]]))}): drop duplicates"
@@ -354,19 +359,31 @@ class Record:
     since_ms: int
     until_ms: int
     skipped: int = 0  # off-grid bars left out
+    unclosed: int = 0  # bars that had not closed, and stamps of the future, left out
     quality: Quality | None = None  # of candles, as they were saved
 
     def __str__(self) -> str:
         what = f"{self.venue} {self.symbol} {self.timeframe or self.kind.replace('_', ' ')}"
         left_out = f", {self.skipped} off the grid left out" if self.skipped else ""
+        if self.unclosed:
+            left_out += f", {self.unclosed} left out that had not {'closed' if self.timeframe else 'come'} yet"
         return f"{self.file}: {what}, {self.rows} rows, {iso(self.since_ms)} – {iso(self.until_ms)}{left_out}"
 
 
-def _judge(candles: Candles, file: str, allow_gaps: bool, skip_off_grid: bool) -> tuple[Candles, Record]:
-    on_grid = candles.open_ms % candles.bar_ms == 0
+_Series = TypeVar("_Series", Candles, Published)
+
+
+def _only(series: _Series, rows: NDArray[np.bool_]) -> _Series:
+    if rows.all():
+        return series
+    names = ("open_ms", *COLUMNS) if isinstance(series, Candles) else ("ts_ms", "values")
+    return replace(series, **{name: getattr(series, name)[rows] for name in names})
+
+
+def _judge(candles: Candles, unclosed: int, file: str, allow_gaps: bool, skip_off_grid: bool) -> tuple[Candles, Record]:
     kept = candles
-    if skip_off_grid and not on_grid.all():
-        kept = replace(candles, **{name: getattr(candles, name)[on_grid] for name in ("open_ms", *COLUMNS)})
+    if skip_off_grid:
+        kept = _only(candles, candles.open_ms % candles.bar_ms == 0)
     try:
         quality = report(kept)
         require(quality, allow_gaps=allow_gaps)
@@ -374,11 +391,25 @@ def _judge(candles: Candles, file: str, allow_gaps: bool, skip_off_grid: bool) -
         raise type(why)(f"{file}: {why}") from None
     record = Record(
         file=file, kind="candles", venue=kept.venue, symbol=kept.symbol, timeframe=kept.timeframe, rows=len(kept),
-        since_ms=quality.since_ms, until_ms=quality.until_ms, skipped=len(candles) - len(kept), quality=quality,
+        since_ms=quality.since_ms, until_ms=quality.until_ms, skipped=len(candles) - len(kept), unclosed=unclosed, quality=quality,
     )  # fmt: skip
     return kept, record
 
 # %% ../../nbs/20_data/20_importers.ipynb #de4f36ef
+def _closed(series: _Series, file: str, now_ms: int, written_ms: int) -> tuple[_Series, int]:
+    "Without what had not closed, and how much that was; raises `DataError` when nothing is left."
+    keep: NDArray[np.bool_]
+    if isinstance(series, Candles):
+        ends_ms = series.open_ms + series.bar_ms
+        keep = ends_ms <= now_ms
+        keep &= (series.open_ms < series.open_ms.max()) | (written_ms < series.open_ms) | (ends_ms <= written_ms)
+    else:
+        keep = series.ts_ms <= now_ms
+    if not keep.any():
+        raise DataError(f"{file}: nothing in it has closed by {iso(now_ms)}: wait, or correct its times or this clock")
+    return _only(series, keep), int((~keep).sum())
+
+# %% ../../nbs/20_data/20_importers.ipynb #30fd4bd2
 _SAME = 1e-7  # relative; single precision rounds by 6e-8
 
 
@@ -404,27 +435,38 @@ def _ms_of(series: Imported) -> Stamps:
     return series.open_ms if isinstance(series, Candles) else series.ts_ms
 
 
+def _ran_on(new: Floats, old: Floats, stamps: Stamps, at: Stamps, bar_ms: int) -> NDArray[np.bool_]:
+    "Whether a stored bar with none after it is the new one at an earlier time."
+    is_edge = np.r_[np.diff(stamps) > bar_ms, True][at]
+    within = (new[1] >= old[1]) & (new[2] <= old[2]) & (new[4] >= old[4])
+    return is_edge & within & (np.abs(new[0] - old[0]) <= _SAME * np.abs(old[0]))
+
+
 def _keep_stored(store: Store, series: Imported, file: str) -> None:
     "Raise `DataError` when a series has other values for stamps that are stored."
     stamps, held = _stored(store, series)
     common, mine, theirs = np.intersect1d(_ms_of(series), stamps, return_indices=True)
     if not common.size:
         return
-    values = [getattr(series, name) for name in COLUMNS] if isinstance(series, Candles) else [series.values]
-    differs = np.zeros(common.size, dtype=bool)
-    for new, old in zip(values, held, strict=True):
-        differs |= np.abs(new[mine] - old[theirs]) > _SAME * np.abs(old[theirs])
-    if differs.any():
-        first, column = int(np.argmax(differs)), values[-2 if isinstance(series, Candles) else 0]
-        old = held[-2 if isinstance(series, Candles) else 0][theirs[first]]
+    names = COLUMNS if isinstance(series, Candles) else ("values",)
+    values = [getattr(series, name) for name in names]
+    new, old = np.array([v[mine] for v in values]), np.array([v[theirs] for v in held])
+    each = np.abs(new - old) > _SAME * np.abs(old)
+    differs = each.any(axis=0)
+    allowed = np.zeros(common.size, dtype=bool)
+    if isinstance(series, Candles):
+        allowed = _ran_on(new, old, stamps, theirs, series.bar_ms)
+    if (differs & ~allowed).any():
+        first = int(np.argmax(differs))
+        column = int(np.argmax(each[:, first]))
         name = series.timeframe if isinstance(series, Candles) else series.kind.replace("_", " ")
         what = f"{series.venue} {series.symbol} {name}"
         raise DataError(
             f"{file}: {differs.sum()} of {common.size} values stored as {what} are others here (first {iso(int(common[first]))}:"
-            f" {old:.10g} stored, {column[mine[first]]:.10g} here): another market, kind or unit needs another --symbol or --venue; --overwrite corrects what is stored"
+            f" {names[column]} {old[column, first]:.10g} stored, {new[column, first]:.10g} here): another market, kind or unit needs another --symbol or --venue; --overwrite corrects what is stored"
         )
 
-# %% ../../nbs/20_data/20_importers.ipynb #9bd1d17d
+# %% ../../nbs/20_data/20_importers.ipynb #122c70c0
 def _save(store: Store, series: Imported) -> None:
     if isinstance(series, Candles):
         candle_store.save(store, series)
@@ -445,16 +487,18 @@ class _Allowed:
     overwrite: bool
 
 
-def _import(store: Store, found: list[Imported], file: str, allowed: _Allowed) -> list[Record]:
-    kept, records = list[Imported](), list[Record]()
+def _import(store: Store, found: list[Imported], path: Path, clock: Clock, allowed: _Allowed) -> list[Record]:
+    kept, records, file, written_ms = list[Imported](), list[Record](), path.name, path.stat().st_mtime_ns // 1_000_000
     for series in found:
         if isinstance(series, Candles):
-            series, record = _judge(series, file, allowed.gaps, allowed.off_grid)
+            closed, unclosed = _closed(series, file, clock.now_ms(), written_ms)
+            series, record = _judge(closed, unclosed, file, allowed.gaps, allowed.off_grid)
         else:
+            series, unclosed = _closed(series, file, clock.now_ms(), written_ms)
             span = (int(series.ts_ms[0]), int(series.ts_ms[-1]))
             record = Record(
                 file=file, kind=series.kind, venue=series.venue, symbol=series.symbol, timeframe="", rows=len(series),
-                since_ms=span[0], until_ms=span[1],
+                since_ms=span[0], until_ms=span[1], unclosed=unclosed,
             )  # fmt: skip
         if not allowed.overwrite:
             _keep_stored(store, series, file)
@@ -464,11 +508,12 @@ def _import(store: Store, found: list[Imported], file: str, allowed: _Allowed) -
         _save(store, series)
     return records
 
-# %% ../../nbs/20_data/20_importers.ipynb #30fd4bd2
+# %% ../../nbs/20_data/20_importers.ipynb #e4244d64
 def import_file(
     store: Store,
     path: Path,
     *,
+    clock: Clock,  # bars that have not closed by it are left out
     venue: str | None = None,
     symbol: str | None = None,
     timeframe: str | None = None,
@@ -479,7 +524,7 @@ def import_file(
     "Read a file and save its series, all or none; raises `DataError` where it is unreadable or has a fault nobody allowed."
     found = read_file(path, venue=venue, symbol=symbol, timeframe=timeframe)
     allowed = _Allowed(gaps=allow_gaps, off_grid=skip_off_grid, overwrite=overwrite)
-    return _import(store, found, path.name, allowed)
+    return _import(store, found, path, clock, allowed)
 
 # %% ../../nbs/20_data/20_importers.ipynb #d0d53864
 _RECORDED = {"btcusdt_1h": "binance", "btcusdt_1m": "binance", "ethusdt_1h": "binance", "ethusdt_1m": "binance"}
@@ -510,6 +555,7 @@ def import_folder(
     store: Store,
     folder: Path,
     *,
+    clock: Clock,
     venue: str | None = None,  # candles of this venue only; funding and open interest are taken from all
     timeframe: str | None = None,  # candles of this timeframe only
     unnamed: str | None = None,  # venue of files that say none
@@ -533,7 +579,7 @@ def import_folder(
                 for s in found
                 if isinstance(s, Published) or (venue in (None, s.venue) and timeframe in (None, s.timeframe))
             ]
-            records += _import(store, wanted, path.name, allowed)
+            records += _import(store, wanted, path, clock, allowed)
         except (DataError, ConfigError) as why:
             refused.append(str(why))
     if not records:

@@ -68,7 +68,7 @@ class Supply:
     refused: tuple[str, ...] = ()  # files that were not imported
 
 
-def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path) -> Supply:
+def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path, clock: Clock) -> Supply:
     wanted = dict.fromkeys((bot.venue, bot.timeframe) for bot in bots if bot.venue != "sample")
     if not wanted:
         raise ConfigError(
@@ -76,7 +76,10 @@ def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path) -> Supp
         )
     venues = {venue for venue, _ in wanted}
     unnamed = next(iter(venues)) if len(venues) == 1 else None  # else nobody knows whose they are
-    taken = [import_folder(store, folder, venue=venue, timeframe=each, unnamed=unnamed) for venue, each in wanted]
+    taken = [
+        import_folder(store, folder, clock=clock, venue=venue, timeframe=each, unnamed=unnamed)
+        for venue, each in wanted
+    ]
     lines, refused = ([str(r) for t in taken for r in t.records], [line for t in taken for line in t.refused])
     return Supply(
         source="files",
@@ -150,7 +153,7 @@ def supply(
 ) -> Supply:
     "Bring what the bots need into the store; raises `DataError` or `ConfigError` where there is no way to."
     if folder is not None:
-        return _from_files(store, bots, folder)
+        return _from_files(store, bots, folder, clock)
     if all(bot.venue == "sample" for bot in bots):
         reason = silence or "the configuration asks for it"
         return Supply(source="sample", why=f"the embedded EUR/USD sample, with bots that fit it: {reason}")

@@ -40,6 +40,7 @@ from autotrader.exchange.news import (
     pay,
     to_minute,
 )
+from ..store.series import settled_ms
 
 # %% ../../nbs/65_exchange/35_backfill.ipynb #cc03277e
 @dataclass(slots=True, eq=False)
@@ -257,7 +258,9 @@ def ask_venue(session: Any, question: BackfillRequest, is_over: Callable[[], boo
         if question.funding_ms:
             query = {"startTime": question.funding_ms, "endTime": until_ms, "limit": 200}
             rows = call("get_funding_rate_history", query)
-            funding = sorted((int(row["fundingRateTimestamp"]), float(row["fundingRate"])) for row in rows)
+            funding = sorted(
+                (int(settled_ms(int(row["fundingRateTimestamp"]))), float(row["fundingRate"])) for row in rows
+            )
             funding = [(stamp, rate) for stamp, rate in funding if isfinite(rate)]
     except (KeyError, IndexError, TypeError, ValueError) as why:
         raise DataError(f"bybit answered about {question.symbol} with rows that cannot be read ({why!r})") from why

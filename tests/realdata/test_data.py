@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autotrader.core.clock import iso, parse_time
+from autotrader.core.clock import SystemClock, iso, parse_time
 from autotrader.core.errors import DataError, GapError
 from autotrader.core.market import COLUMNS, Candles, check
 from autotrader.data import instruments
@@ -27,7 +27,7 @@ BEST = (parse_time("2025-03-08"), parse_time("2026-03-05"))
 def perps(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     "What `quickstart --data` imports: Bybit's hours, all funding, all open interest."
     with open_store("sqlite:///t.db", folder=tmp_path_factory.mktemp("db"), create=True) as store:
-        import_folder(store, data_dir, venue="bybit", timeframe="1h")
+        import_folder(store, data_dir, venue="bybit", timeframe="1h", clock=SystemClock())
         yield store
 
 
@@ -44,7 +44,7 @@ def hours(data_dir: Path) -> dict[str, Candles]:
 def test_the_folder_gives_three_perpetuals_with_funding_and_open_interest(perps: Store, data_dir: Path) -> None:
     stored = [(c.venue, c.symbol, c.timeframe, c.bars, c.missing) for c in candle_store.coverage(perps)]
     assert stored == [("bybit", f"{coin}USDT", "1h", 8736, 0) for coin in ("BTC", "ETH", "SOL")]
-    done = import_folder(perps, data_dir, venue="bybit", timeframe="1h")
+    done = import_folder(perps, data_dir, venue="bybit", timeframe="1h", clock=SystemClock())
     kinds = [r.kind for r in done.records]
     assert (kinds.count("candles"), kinds.count("funding_rate"), kinds.count("open_interest")) == (3, 6, 3)
     assert done.refused == ()
@@ -107,7 +107,7 @@ def test_five_minutes_make_exactly_the_hours(data_dir: Path) -> None:
 
 
 def test_a_year_of_minutes_serves_fills_and_longer_bars(data_dir: Path, empty: Store) -> None:
-    (record,) = import_file(empty, data_dir / "btcusdt_1m.parquet", venue="binance")
+    (record,) = import_file(empty, data_dir / "btcusdt_1m.parquet", venue="binance", clock=SystemClock())
     assert (record.symbol, record.timeframe, record.rows) == ("BTCUSDT", "1m", 1_183_680)
     since, until = parse_time("2024-07-01"), parse_time("2025-07-01")
     market = load_market(empty, "binance", "BTCUSDT", "1h", since, until)
@@ -124,7 +124,7 @@ def test_a_year_of_minutes_serves_fills_and_longer_bars(data_dir: Path, empty: S
 def test_the_dirty_file_is_refused_until_both_faults_are_allowed(data_dir: Path, empty: Store) -> None:
     path = data_dir / "btcusdt_1m_dirty_2018q1.parquet"
     with pytest.raises(DataError) as caught:
-        import_file(empty, path, venue="binance")
+        import_file(empty, path, venue="binance", clock=SystemClock())
     line = str(caught.value)
     for words in (
         "btcusdt_1m_dirty_2018q1.parquet",
@@ -136,8 +136,8 @@ def test_the_dirty_file_is_refused_until_both_faults_are_allowed(data_dir: Path,
         assert words in line
     assert "\n" not in line and candle_store.coverage(empty) == []
     with pytest.raises(GapError):
-        import_file(empty, path, venue="binance", skip_off_grid=True)
-    (record,) = import_file(empty, path, venue="binance", skip_off_grid=True, allow_gaps=True)
+        import_file(empty, path, venue="binance", skip_off_grid=True, clock=SystemClock())
+    (record,) = import_file(empty, path, venue="binance", skip_off_grid=True, allow_gaps=True, clock=SystemClock())
     assert (record.rows, record.skipped) == (127_416 - 1_201, 1_201)
     market = load_market(empty, "binance", "BTCUSDT", "1h", parse_time("2018-01-01"), parse_time("2018-04-01"))
     assert "incomplete 1h bars left out" in str(market.notes) and "bars missing in" in str(market.notes)

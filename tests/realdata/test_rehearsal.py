@@ -8,7 +8,7 @@ import pytest
 from series import IS_SOAK
 
 from autotrader.config import settings as configuration
-from autotrader.core.clock import parse_time
+from autotrader.core.clock import SystemClock, parse_time
 from autotrader.data.importers import import_folder
 from autotrader.engine.events import Purpose
 from autotrader.runner.parity import decision_parity, model_parity
@@ -27,7 +27,7 @@ def parts(data_dir: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) 
     "The shipped bots on the recorded year."
     settings = configuration.load(root / "config.toml")
     with open_store("sqlite:///market.db", folder=tmp_path_factory.mktemp("market"), create=True) as store:
-        import_folder(store, data_dir, venue="bybit", timeframe="1h")
+        import_folder(store, data_dir, venue="bybit", timeframe="1h", clock=SystemClock())
         yield [prepare(bot, store, settings.backtest, since_ms=SINCE, until_ms=UNTIL) for bot in settings.sub_bots]
 
 

@@ -10,7 +10,7 @@ from distributed import LocalCluster
 
 from autotrader.config.sections import BotSettings
 from autotrader.config.settings import Settings, load, write_template
-from autotrader.core.clock import DAY_MS, iso, parse_time
+from autotrader.core.clock import DAY_MS, SystemClock, iso, parse_time
 from autotrader.data.importers import import_file
 from autotrader.desk.walkforward import WalkForward, walkforward_bot
 from autotrader.store.database import Store, open_store
@@ -34,7 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def store(settings: Settings, data_dir: Path) -> Iterator[Store]:
     with open_store(settings.database_url, folder=settings.folder, create=True) as opened:
         series = {"venue": "binance", "symbol": "BTCUSDT", "timeframe": "1h"}
-        import_file(opened, data_dir / "btcusdt_1h.parquet", **series, allow_gaps=True)
+        import_file(opened, data_dir / "btcusdt_1h.parquet", **series, allow_gaps=True, clock=SystemClock())
         yield opened
 
 

@@ -18,6 +18,7 @@ from autotrader.cli.main import main
 from autotrader.config import logs
 from autotrader.config.sections import BotSettings
 from autotrader.config.settings import write_template
+from autotrader.core.clock import SystemClock
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.names import symbol_of
 from autotrader.data.filenames import from_name
@@ -204,9 +205,9 @@ def test_a_mark_file_is_refused_and_overwrites_nothing(tmp_path: Path, first: st
             path = tmp_path / f"BTC_USDT_USDT-1h-{kind}.csv"
             if kind == "mark":
                 with pytest.raises(DataError, match="holds mark prices, at which nobody traded"):
-                    import_file(store, path, venue="bybit")
+                    import_file(store, path, venue="bybit", clock=SystemClock())
             else:
-                import_file(store, path, venue="bybit")
+                import_file(store, path, venue="bybit", clock=SystemClock())
         assert candle_store.load(store, "bybit", "BTCUSDT", "1h").open[0] == 30_000.0
 
 
@@ -249,7 +250,7 @@ def test_freqtrades_funding_rates_are_funding(tmp_path: Path) -> None:
     frame = frame.assign(high=0.0, low=0.0, close=0.0, volume=0.0)
     frame.to_csv(tmp_path / "BTC_USDT_USDT-8h-funding_rate.csv", index=False)
     with open_store("sqlite:///a.db", folder=tmp_path, create=True) as store:
-        import_file(store, tmp_path / "BTC_USDT_USDT-8h-funding_rate.csv", venue="bybit")
+        import_file(store, tmp_path / "BTC_USDT_USDT-8h-funding_rate.csv", venue="bybit", clock=SystemClock())
         assert load_funding(store, "bybit", "BTCUSDT")[1].tolist() == [1e-4, -2e-4, 3e-4]
 
 
@@ -260,14 +261,14 @@ def test_other_values_for_stored_stamps_are_refused_unless_they_are_said_to_over
     first, path = bars(), tmp_path / "btcusdt_1h.csv"
     first.to_csv(path, index=False)
     with open_store("sqlite:///a.db", folder=tmp_path, create=True) as store:
-        import_file(store, path, venue="bybit")
+        import_file(store, path, venue="bybit", clock=SystemClock())
         other = first.copy()
         other.loc[: changed - 1, "high"] *= 1.01
         other.to_csv(path, index=False)
         with pytest.raises(DataError, match=f"{changed} of 48 values stored as bybit BTCUSDT 1h are others here"):
-            import_file(store, path, venue="bybit")
+            import_file(store, path, venue="bybit", clock=SystemClock())
         np.testing.assert_array_equal(candle_store.load(store, "bybit", "BTCUSDT", "1h").high, first["high"])
-        import_file(store, path, venue="bybit", overwrite=True)
+        import_file(store, path, venue="bybit", overwrite=True, clock=SystemClock())
         np.testing.assert_array_equal(candle_store.load(store, "bybit", "BTCUSDT", "1h").high, other["high"])
 
 
@@ -279,4 +280,4 @@ def test_the_same_file_in_single_precision_is_the_same(tmp_path: Path) -> None:
     )
     with open_store("sqlite:///a.db", folder=tmp_path, create=True) as store:
         for name in ("btcusdt_1h", "single_btcusdt_1h"):
-            import_file(store, tmp_path / f"{name}.parquet", venue="bybit")
+            import_file(store, tmp_path / f"{name}.parquet", venue="bybit", clock=SystemClock())

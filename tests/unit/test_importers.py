@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autotrader.core.clock import parse_time
+from autotrader.core.clock import SystemClock, parse_time
 from autotrader.core.errors import AutotraderError, ConfigError, DataError, GapError
 from autotrader.core.market import COLUMNS
 from autotrader.data.importers import Published, import_file, import_folder, read_file
@@ -155,7 +155,7 @@ def test_funding_and_open_interest_are_known_by_their_columns(tmp_path: Path, st
     (rates,) = read_file(tmp_path / "prices_1h.parquet")
     assert isinstance(rates, Published) and rates.kind == "funding_rate"
     for path in (tmp_path / "prices_1h.parquet", tmp_path / "oi.parquet"):
-        import_file(store, path)
+        import_file(store, path, clock=SystemClock())
     assert load_funding(store, "bybit", "BTCUSDT")[1].tolist() == [1e-4, 0.0, -1e-4]
     stamps, known, values = load_open_interest(store, "hyperliquid", "BTCUSDT")
     assert values.tolist() == [1.0, 2.0, 3.0] and (known > stamps).all()
@@ -171,7 +171,7 @@ def test_open_interest_in_another_unit_than_its_venue_is_kept_in_is_refused(tmp_
 def test_an_import_may_be_repeated(tmp_path: Path, store: Store) -> None:
     path = write(tmp_path / "btcusdt_1h.parquet", frame(), "parquet ms")
     for _ in range(2):
-        (record,) = import_file(store, path, venue="bybit")
+        (record,) = import_file(store, path, venue="bybit", clock=SystemClock())
     assert (record.rows, record.kind, record.timeframe) == (48, "candles", "1h")
     assert len(candle_store.load(store, "bybit", "BTCUSDT", "1h")) == 48
     assert "btcusdt_1h.parquet: bybit BTCUSDT 1h, 48 rows, 2024-12-31T00:00:00Z – 2025-01-02T00:00:00Z" in str(record)
@@ -210,7 +210,7 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(tmp_path: Path
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=words) as caught:
-        import_file(store, path, venue="bybit", symbol="BTCUSDT")
+        import_file(store, path, venue="bybit", symbol="BTCUSDT", clock=SystemClock())
     assert "\n" not in str(caught.value) and name in str(caught.value) and caught.value.exit_code == 2
     assert candle_store.coverage(store) == []
     assert load_funding(store, "bybit", "BTCUSDT")[0].size == 0
@@ -241,9 +241,9 @@ def test_one_bad_symbol_keeps_the_whole_file_out(tmp_path: Path, store: Store) -
     good, bad = frame().assign(symbol="AUSDT"), frame().drop(index=[7]).assign(symbol="BUSDT")
     pd.concat([good, bad]).to_parquet(tmp_path / "bybit_1h.parquet")
     with pytest.raises(GapError, match=r"bybit_1h.parquet: bybit BUSDT 1h: 1 bars missing"):
-        import_file(store, tmp_path / "bybit_1h.parquet")
+        import_file(store, tmp_path / "bybit_1h.parquet", clock=SystemClock())
     assert candle_store.coverage(store) == []
-    records = import_file(store, tmp_path / "bybit_1h.parquet", allow_gaps=True)
+    records = import_file(store, tmp_path / "bybit_1h.parquet", allow_gaps=True, clock=SystemClock())
     assert [record.rows for record in records] == [48, 47]
 
 
@@ -252,8 +252,8 @@ def test_off_grid_bars_are_left_out_only_on_request(tmp_path: Path, store: Store
     bars.to_csv(tmp_path / "btcusdt_1h.csv", index=False)
     for allowed in ({}, {"allow_gaps": True}):
         with pytest.raises(DataError, match=r"8 stamps off the 1h grid .*--skip-off-grid"):
-            import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", **allowed)
-    (record,) = import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True)
+            import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", **allowed, clock=SystemClock())
+    (record,) = import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True, clock=SystemClock())
     assert (record.rows, record.skipped) == (40, 8)
     assert len(candle_store.load(store, "bybit", "BTCUSDT", "1h")) == 40
 
@@ -262,9 +262,11 @@ def test_a_hole_that_leaving_bars_out_would_open_needs_its_own_permission(tmp_pa
     bars = frame().assign(open_time=lambda f: f["open_time"].where((f.index < 10) | (f.index > 14), f["open_time"] + 1))
     bars.to_csv(tmp_path / "btcusdt_1h.csv", index=False)
     with pytest.raises(GapError, match="5 bars missing"):
-        import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True)
+        import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True, clock=SystemClock())
     assert candle_store.coverage(store) == []
-    (record,) = import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True, allow_gaps=True)
+    (record,) = import_file(
+        store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True, allow_gaps=True, clock=SystemClock()
+    )
     assert (record.rows, record.skipped) == (43, 5)
 
 
@@ -274,13 +276,13 @@ def test_a_folder_gives_what_it_has_and_says_what_it_left(tmp_path: Path, store:
     write(tmp_path / "somebody_ethusdt_1h.parquet", frame(), "parquet ms")
     (tmp_path / "bybit_solusdt_1h.parquet").write_bytes(b"PAR1broken")
     (tmp_path / "README.md").write_text("no data")
-    done = import_folder(store, tmp_path)
+    done = import_folder(store, tmp_path, clock=SystemClock())
     assert [(r.venue, r.symbol) for r in done.records] == [("binance", "BTCUSDT"), ("bybit", "BTCUSDT")]
     assert len(done.refused) == 2
     assert any("add --venue" in line for line in done.refused) and any(
         "cannot be read" in line for line in done.refused
     )
-    only = import_folder(store, tmp_path, venue="bybit", timeframe="1h")
+    only = import_folder(store, tmp_path, venue="bybit", timeframe="1h", clock=SystemClock())
     assert [r.venue for r in only.records] == ["bybit"]
 
 
@@ -288,4 +290,4 @@ def test_a_folder_without_market_data_is_an_error(tmp_path: Path, store: Store) 
     (tmp_path / "notes.txt").write_text("nothing")
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(AutotraderError, match=r"nothing imported|not a folder"):
-            import_folder(store, folder)
+            import_folder(store, folder, clock=SystemClock())

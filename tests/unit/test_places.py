@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from autotrader.cli.main import app
 from autotrader.config import logs
 from autotrader.config.settings import load, write_template
+from autotrader.core.clock import SystemClock
 from autotrader.data.importers import import_folder, read_file
 from autotrader.store.candles import coverage
 from autotrader.store.database import open_store, resolve_url
@@ -59,7 +60,7 @@ def test_a_folder_of_files_without_a_venue_takes_the_given_one(tmp_path: Path) -
     (tmp_path / "BTCUSDT_1h.csv").write_text("\n".join([HEAD, *lines(range(48), 100.0)]))
     (tmp_path / "okx_ETHUSDT_1h.csv").write_text("\n".join([HEAD, *lines(range(48), 50.0)]))
     with open_store("sqlite:///a.db", folder=tmp_path, create=True) as store:
-        import_folder(store, tmp_path, unnamed="Bybit")
+        import_folder(store, tmp_path, unnamed="Bybit", clock=SystemClock())
         assert {(s.venue, s.symbol) for s in coverage(store)} == {("bybit", "BTCUSDT"), ("okx", "ETHUSDT")}
 
 
