@@ -20,6 +20,7 @@ _ROOMS = {
     "columns": "features.columns",
     "compute": "features.columns",
     "from_rules": "engine.signals",
+    "instrument": "desk.rules",
     "load": "desk.backtest",
     "own": "strategy.templates",
     "register": "features.columns",

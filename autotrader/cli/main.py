@@ -21,6 +21,7 @@ from .explain import explain
 from .jobs import job
 from .options import ConfigOption, JsonOption, answer, desk
 from .quickstart import quickstart
+from .rules import rules
 from .run import run
 from .status import status
 from .strategy import strategy
@@ -98,6 +99,7 @@ for command in (quickstart, *_RESEARCH, *_TRADING, *_LOOKING):
 # %% ../../nbs/99_cli/90_main.ipynb #9b61d99a
 db = typer.Typer(help="The database: its schema.", no_args_is_help=True)
 app.add_typer(db, name="db")
+data.command("rules")(rules)
 app.add_typer(data, name="data")
 app.add_typer(job, name="job")
 app.add_typer(strategy, name="strategy")

@@ -257,7 +257,7 @@ def infer(
     step = found["qty_step"][0]
     most = max(step, Decimal(_LARGEST_ORDER / candles.high.max()) // step * step)
     sizes = {"min_qty": step, "max_qty": most, "max_market_qty": most, "min_notional": Decimal(5)}
-    found = {name: (value, FOLLOWS) for name, value in sizes.items()} | found
+    found = {name: (value, "assumed") for name, value in sizes.items()} | found
     return ruled(venue, symbol, kind, {**found, "kind": (kind, why)}, told=told)
 
 # %% ../../nbs/20_data/05_instruments.ipynb #8d00b89e

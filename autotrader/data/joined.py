@@ -273,7 +273,7 @@ def rules_for(
     series = [s for s in candle_store.coverage(store) if (s.venue, s.symbol) == (venue, symbol)]
     if not series:
         raise DataError(
-            f"{venue} {symbol}: no bars are stored, and no rules: `autotrader data list` shows what there is"
+            f"{venue} {symbol}: no bars are stored, and no rules: `autotrader data import FILE` brings bars, from bybit `data download` both"
         )
     longest = max(series, key=lambda s: timeframe_ms(s.timeframe)).timeframe
     whole, told = candle_store.load(store, venue, symbol, longest), told_of(store, venue, symbol)

@@ -1,25 +1,32 @@
 """Markets that stand in no table: what they are taken for, and that no evidence is overridden."""
 
+import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import autotrader as at
 from autotrader.config.sections import InstrumentSettings
+from autotrader.config.settings import template, write_template
 from autotrader.core.errors import DataError, UnknownRules
 from autotrader.core.market import Candles, Instrument
 from autotrader.data.instruments import infer, known
 from autotrader.data.joined import load_market, rules_of
 from autotrader.desk import backtest as desk
-from autotrader.search.task import task_of
+from autotrader.search.task import as_bot, as_costs, task_of
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
-from autotrader.store.series import forget_declared, save_declared, save_funding, save_instrument
+from autotrader.store.series import declared_of, forget_declared, save_declared, save_funding, save_instrument
 from autotrader.strategy.templates import own
 
 HOUR = 3_600_000
@@ -116,8 +123,6 @@ def test_the_tick_is_read_off_all_that_is_stored_not_off_the_period(store: Store
 
 
 def test_loaded_candles_bring_the_rules_they_were_stored_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autotrader.config.settings import write_template
-
     monkeypatch.chdir(tmp_path)
     write_template(tmp_path, kind="config")
     with open_store("sqlite:///data/autotrader.db", folder=tmp_path, create=True) as store:
@@ -223,8 +228,6 @@ def test_what_is_told_holds_under_every_later_rule(store: Store) -> None:
 def test_bars_may_be_looked_at_before_their_rules_are_known_and_lose_no_funding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autotrader.config.settings import write_template
-
     monkeypatch.chdir(tmp_path)
     write_template(tmp_path, kind="config")
     with open_store("sqlite:///data/autotrader.db", folder=tmp_path, create=True) as store:
@@ -239,3 +242,133 @@ def test_bars_may_be_looked_at_before_their_rules_are_known_and_lose_no_funding(
         stored = load_market(store, "kraken", "DOTUSDT", "1h", BEGIN, BEGIN + 300 * HOUR)
     market = task_of(always, candles, instrument=stored.instrument).market
     assert market.funding.ts_ms.tolist() == stored.funding.ts_ms.tolist() and len(market.funding.ts_ms) == 75
+
+
+def run_in(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AUTOTRADER__")}
+    return forked.command(*words, cwd=folder, env=clean)
+
+
+@pytest.fixture
+def gate_desk(tmp_path: Path) -> Path:
+    "A desk with a perpetual of a venue that no list knows."
+    write_template(tmp_path, kind="config")
+    with open_store("sqlite:///data/autotrader.db", folder=tmp_path, create=True) as store:
+        with_funding(store, "gate", "DOTUSDT", every=4)
+    return tmp_path
+
+
+def test_the_line_that_refuses_names_a_command_that_helps(gate_desk: Path) -> None:
+    backtest = ("backtest", "--strategy", "ema_trend", "--venue", "gate", "--symbol", "DOTUSDT", "--json")
+    refused = run_in(gate_desk, *backtest)
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
+    command = re.findall(r"`autotrader (.*?)`", refused.stderr)[0].replace("taker_fee_bps=…", "taker_fee_bps=5")
+    told = run_in(gate_desk, *command.replace("max_leverage=…", "max_leverage=20").split())
+    assert told.returncode == 0, told.stderr
+    done = run_in(gate_desk, *backtest)
+    assert done.returncode == 0, done.stderr
+    (note,) = [n for n in json.loads(done.stdout)["bots"][0]["notes"] if "taken for a perpetual" in n]
+    assert "taker fee 0.05 % (data rules)" in note and "funding every 4 h (read off its funding)" in note
+    shown = json.loads(run_in(gate_desk, "data", "rules", "--venue", "gate", "--symbol", "DOTUSDT", "--json").stdout)
+    assert shown["rules"]["taker_fee_bps"] == {"value": "5", "by": "data rules"}
+    assert shown["rules"]["maintenance_margin"] == {"value": "0.025", "by": "follows"}
+    every = json.loads(run_in(gate_desk, "data", "rules", "--json").stdout)["markets"]
+    assert [market["rules"] for market in every] == [shown["rules"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--set", "taker_fee_bps=cheap"], "taker_fee_bps = 'cheap' must be a number"),
+        (["--set", "taker_fee=5"], "did you mean 'taker_fee_bps'"),
+        (["--set", "tick_size=0"], "tick_size = '0' must be greater than 0"),
+        (["--set", "tick_size=1e-10", "--set", "qty_step=1"], "finer than 1e-8"),
+        (["--set", "max_leverage=20", "--set", "maintenance_margin=0.2"], "maintenance_margin 0.2 leaves nothing"),
+        (["--set", "kind=future"], "kind = 'future' must be one of"),
+        (["--set", "max_leverage=nan"], "must be a finite number"),
+        (["--forget"], "nothing is kept of gate DOTUSDT"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_in_one_line_and_nothing_is_kept(
+    gate_desk: Path, words: list[str], line: str
+) -> None:
+    fee = ["--set", "taker_fee_bps=5"] if "taker" not in words[-1] and words != ["--forget"] else []
+    done = run_in(gate_desk, "data", "rules", "--venue", "gate", "--symbol", "DOTUSDT", *fee, *words)
+    assert done.returncode == 2 and line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    with open_store("sqlite:///data/autotrader.db", folder=gate_desk) as store:
+        assert declared_of(store, "gate", "DOTUSDT") is None
+
+
+def test_a_table_of_the_configuration_is_checked_like_any_other(gate_desk: Path) -> None:
+    for keys, line in {
+        "taker_fee = 5": "instruments.[1].taker_fee: unknown key; did you mean 'taker_fee_bps'?",
+        "taker_fee_bps = true": "instruments.[1].taker_fee_bps",
+        'symbol = "DOT/USDT"\nmax_leverage = 0.5': "must be 1 or more",
+    }.items():
+        text = template("config") + f'\n[[instruments]]\nvenue = "gate"\n{keys}\n'
+        (gate_desk / "config.toml").write_text(text)
+        done = run_in(gate_desk, "data", "list")
+        assert done.returncode == 2 and line in done.stderr, done.stderr
+    twice = '\n[[instruments]]\nsymbol = "DOT/USDT"\nmax_leverage = 5\n' * 2
+    (gate_desk / "config.toml").write_text(template("config") + twice)
+    assert "bybit DOTUSDT stands there twice" in run_in(gate_desk, "data", "list").stderr
+
+
+def long_always(candles: Candles) -> at.Signals:
+    never = candles.close < 0
+    return at.from_rules(long=~never, short=never, exit_long=never, exit_short=never)
+
+
+def test_in_a_notebook_an_instrument_is_told_over_what_candles_and_desk_know(gate_desk: Path) -> None:
+    config, always = gate_desk / "config.toml", own(long_always, warmup=0)
+    candles = desk.load("DOTUSDT", venue="gate", config=config)
+    with pytest.raises(UnknownRules, match="nobody told"):
+        at.backtest(always, candles)
+    told_here = at.instrument(candles, taker_fee_bps=5, max_leverage=20)
+    by_desk = at.instrument("DOT/USDT", venue="gate", taker_fee_bps=5, max_leverage=20, config=config)
+    assert told_here.rules == by_desk.rules and told_here.rules.funding_interval_ms == 4 * HOUR
+    result = at.backtest(always, candles, instrument=told_here)
+    assert result.stats.funding < 0 < result.stats.fees
+    dear = at.instrument(replace(candles, instrument=told_here), taker_fee_bps=50)
+    assert at.backtest(always, candles, instrument=dear).stats.fees > 5 * result.stats.fees
+    assert at.backtest(always, candles, instrument=at.instrument(candles, kind="spot")).stats.funding == 0
+
+
+def test_rules_that_change_within_the_period_reach_a_notebook_as_they_reach_the_command_line(gate_desk: Path) -> None:
+    first = at.instrument("DOTUSDT", venue="gate", taker_fee_bps=5, max_leverage=20, config=gate_desk / "config.toml")
+    with open_store("sqlite:///data/autotrader.db", folder=gate_desk) as store:
+        save_instrument(store, first)
+        changes = {"taker_fee": Decimal("0.004"), "funding_interval_ms": 8 * HOUR, "since_ms": BEGIN + 150 * HOUR}
+        save_instrument(store, replace(first, rules=replace(first.rules, **changes)))
+        stored = load_market(store, "gate", "DOTUSDT", "1h", BEGIN, BEGIN + 300 * HOUR)
+        bot = as_bot(stored.candles, {"id": "a", "sizing": "lot", "base_lot": 10.0})
+        from_store = desk.backtest_bot(bot, store, as_costs(None), since_ms=BEGIN, until_ms=BEGIN + 300 * HOUR)
+    candles = desk.load("DOTUSDT", venue="gate", config=gate_desk / "config.toml")
+    assert [rules.taker_fee for rules in stored.changes] == [Decimal("0.004")] and candles.changes == stored.changes
+    in_hand = task_of("ema_trend", candles, bot={"id": "a", "sizing": "lot", "base_lot": 10.0})
+    found = at.backtest("ema_trend", candles, bot={"id": "a", "sizing": "lot", "base_lot": 10.0})
+    assert in_hand.market.changes == stored.changes
+    assert in_hand.market.funding.ts_ms.tolist() == stored.funding.ts_ms.tolist()
+    assert found.run.equity_e8.tobytes() == from_store.run.equity_e8.tobytes()
+    rate = found.run.fills["fee_e8"] / (found.run.fills["cost"] * found.part.instrument.rules.unit_e8)
+    assert rate.min() < 0.0006 and rate.max() > 0.0039, "both fees were paid"
+    late = candles.between(BEGIN + 200 * HOUR, BEGIN + 300 * HOUR)
+    market = task_of("ema_trend", late).market
+    assert (market.instrument.rules.taker_fee, market.changes) == (Decimal("0.004"), ())
+
+
+@given(
+    part=st.tuples(st.integers(0, 250), st.integers(2, 300)),
+    every=st.sampled_from([1, 2, 4, 8]),
+    late=st.integers(0, 20),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_part_of_the_candles_pays_what_the_whole_paid_in_it(part: tuple[int, int], every: int, late: int) -> None:
+    whole = bars("okx", "DOTUSDT")
+    paid = stamps(300, every) + late
+    whole = replace(
+        whole, funding=(paid, np.full(len(paid), 0.0001)), instrument=infer(whole, funding_ms=paid).instrument
+    )
+    first, last = BEGIN + HOUR * part[0], BEGIN + HOUR * min(300, sum(part))
+    found = task_of("ema_trend", whole.between(first, last)).market.funding.ts_ms
+    assert found.tolist() == [int(t) for t in paid if first <= t < last]
