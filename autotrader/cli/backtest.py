@@ -60,6 +60,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     verb, coin = "earned" if row["pnl"] >= 0 else "lost", _coin(row["symbol"])
     amount = f"{abs(row['pnl']):,.2f} {coin} ({row['return']:+.1%})"
     told = f"{row['id']} {verb} {amount} {where}, all costs in; {row['symbol']} itself went {row['market']:+.1%}."
+    told = " ".join([told, *row["doubts"]])
     return told if row["open_position"] is None else f"{told} {open_said(row['open_position'], coin)}"
 
 

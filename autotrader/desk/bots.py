@@ -110,6 +110,8 @@ def _luck(result: Result) -> dict[str, Any]:
         return {"verdict": " ".join(luck_said(None, result.uncounted))}
     names = (
         "is_past",
+        "lookahead",
+        "lookahead_why",
         "trials",
         "independent",
         "psr",

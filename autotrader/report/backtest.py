@@ -58,7 +58,7 @@ from autotrader.results.result import (
     trades_of,
     worth_until,
 )
-from ..results.summary import luck_said, notes_of, number, verdict
+from ..results.summary import doubts_said, luck_said, notes_of, number, verdict
 
 # %% ../../nbs/63_report/30_backtest.ipynb #65f71085
 def _stamp(when: Any) -> str:
@@ -316,12 +316,8 @@ def _noted_said(notes: Mapping[str, int]) -> list[str]:
 
 def doubts(result: Result) -> list[str]:
     "What the model decided for want of better knowledge, and how often, in sentences."
-    part, stats, trips = result.part, result.stats, round_trips(result.run)
-    told, shorts = _fills_said(result), int((trips["side"] < 0).sum())
-    if part.instrument.kind == "spot" and shorts:
-        told.append(
-            f"{shorts:,} of {stats.trades:,} round trips sell short on a spot market: that needs borrowed coins, and their interest is not counted."
-        )
+    part, stats = result.part, result.stats
+    told = [*doubts_said(part, result.run, stats), *_fills_said(result)]
     if stats.liquidations:
         told.append(
             f"{stats.liquidations:,} positions were liquidated; the loss is the margin, as the venue's rules have it."

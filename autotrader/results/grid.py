@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .result import Result
-from .summary import FEW_TRIPS
+from .result import Result, stats_of
+from .summary import FEW_TRIPS, doubts_said
 from ..search.book import LEFT, SKIPPED
 from ..search.grid import FEWEST_TRIPS, GridResult, Selector, part_at, selector_name, sign_of, tried_of
 from ..search.variant import Assignment, word_of
@@ -108,6 +108,9 @@ def proposed_said(found: GridResult) -> Iterator[str]:
         yield f"{' and '.join(ends)} {lie}: better values may lie beyond."
     if (trips := int(found.best["trades"])) < FEW_TRIPS:
         yield f"{trips} round trip{'s' if trips != 1 else ''}: too few to mean anything, below {FEW_TRIPS} chance decides."
+    part = part_at(found, chosen)
+    run = simulate(part)
+    yield from doubts_said(part, run, stats_of(part, run))
     yield from _uncompared_said(found)
 
 

@@ -34,7 +34,7 @@ from autotrader.engine.metrics import (
     sharpe_ratio,
 )
 from ..engine.simulate import Ints, Run
-from ..search.evaluate import entry_rank
+from ..search.evaluate import entry_rank, looked_at
 from ..search.task import bars_in
 from ..store.layouts import plainest
 from ..strategy.setup import MAX_STRESS, Part, simulate, stressed
@@ -254,16 +254,17 @@ def _judged(result: Result, counted: "Callable[[], Counted]") -> "Luck | None":
     except StoreError as error:  # the result stands, only its judgement is missing
         vars(result)["uncounted"] = str(error)
         return None
-    daily = daily_returns(result.run, result.part.wallet_e8)
-    return judge(
+    part, daily = result.part, daily_returns(result.run, result.part.wallet_e8)
+    luck = judge(
         daily,
         trials=known.trials,
         independent=known.independent,
         sharpe_std_per_day=known.std_per_day(len(daily)),
-        entry_rank=entry_rank(result.part, result.run),
+        entry_rank=entry_rank(part, result.run),
         rng=np.random.default_rng(_SEED),
         per_year=days_per_year(result.run.day_ms),
     )
+    return looked_at(luck, part.script, part.history)
 
 # %% ../../nbs/61_results/10_result.ipynb #73a079cc
 def account_of(results: Sequence[Result]) -> tuple[Ints, Floats]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from ..core.clock import DAY_MS, iso
 from .grid import METRIC_WORDS
 from .result import coin_of
-from .summary import FEW_TRIPS, number
+from .summary import FEW_TRIPS, implausible_said, number, shorts_said
 from ..search.grid import FEWEST_TRIPS, selector_name
 from ..search.walkforward import WalkResult
 from ..strategy.templates import name_of
@@ -65,10 +65,11 @@ def _kept(walk: WalkResult) -> Iterator[str]:
     symbol, held = walk.task.market.instrument.symbol, number(found["market"], "%", 1, signed=True)
     yield f"{symbol} itself went {held} in that time."
     if found["untouched"] is not None:
-        better = (found["sharpe"] or 0.0) > (found["untouched_sharpe"] or 0.0)
         made = f"{'earned' if found['untouched'] >= 0 else 'lost'} {_pct(abs(found['untouched']))}"
         yield f"With its parameters left as configured the bot would have {made} (Sharpe ratio {number(found['untouched_sharpe'])})."
-        yield f"Re-fitting {'did better' if better else 'did not help'}."
+        if found["sharpe"] is not None and found["untouched_sharpe"] is not None:
+            is_better = found["sharpe"] > found["untouched_sharpe"]
+            yield f"By the Sharpe ratio re-fitting {'did better' if is_better else 'did not help'}."
 
 # %% ../../nbs/61_results/40_walkforward.ipynb #a2adce70
 _CALM, _BLIND = 0.5, 0.9
@@ -95,16 +96,26 @@ def _shortcomings(walk: WalkResult) -> Iterator[str]:
     if found["chose_nothing"]:
         yield f"In {found['chose_nothing']} windows no combination made {FEWEST_TRIPS} round trips where it was to be chosen: the bot stayed out."
     if found["chose_losers"] > found["windows"] / 2:
-        yield f"In {found['chose_losers']} of {found['windows']} windows even the chosen one had lost where it was chosen: a person would have stayed out."
+        all_lost = f"; in {found['all_lost']} of them every combination had" if found["all_lost"] else ""
+        yield f"In {found['chose_losers']} of {found['windows']} windows the chosen one had lost where it was chosen{all_lost}."
     if found["left_open"]:
         yield f"In {found['left_open']} windows the last bar's volume was too small to leave; the rest is counted at the last price."
     if found["trades"] < FEW_TRIPS:
         yield f"{found['trades']} round trips: too few to mean anything, below {FEW_TRIPS} chance decides."
 
 
+def _doubts(walk: WalkResult) -> list[str]:
+    "What of it is to be doubted, whatever the statistics say."
+    found, kind = walk.summary, walk.task.market.instrument.kind
+    return [
+        *shorts_said(kind, found["shorts"], found["trades"]),
+        *implausible_said(found["return"], found["days"], found["sharpe"]),
+    ]
+
+
 def outcome_said(walk: WalkResult) -> list[str]:
     "What came of it, in sentences, luck aside."
-    return [_earned(walk), *_kept(walk), *_moves(walk), *_shortcomings(walk)]
+    return [_earned(walk), *_doubts(walk), *_kept(walk), *_moves(walk), *_shortcomings(walk)]
 
 
 def verdict(walk: WalkResult) -> list[str]:

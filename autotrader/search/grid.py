@@ -41,7 +41,7 @@ from autotrader.search.book import (
     new_book,
     study_hash,
 )
-from .evaluate import STATS, entry_rank, evaluate
+from .evaluate import STATS, entry_rank, evaluate, looked_at
 from .task import Task
 from .variant import Value, Variant, check_read, variants, whole_key, word_of
 from ..strategy.setup import Part, part_for, simulate
@@ -632,7 +632,7 @@ def luck_of(found: GridResult) -> Luck:
     "What the best is worth after so many tries."
     book, tried, moved = found.book, tried_of(found), _moved(found)
     blocks, part = 16 if len(moved) <= _MOST_HALVES else 12, part_at(found, found.chosen)
-    return judge(
+    luck = judge(
         book.daily[found.chosen].astype(np.float64),
         trials=tried.trials,
         independent=tried.independent,
@@ -642,3 +642,4 @@ def luck_of(found: GridResult) -> Luck:
         rng=np.random.default_rng(7),
         per_year=days_per_year(book.day_ms),
     )
+    return looked_at(luck, part.script, part.history)

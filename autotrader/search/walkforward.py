@@ -23,11 +23,11 @@ from ..core.executor import Executor, Serial
 from ..core.market import Floats
 from ..data.joined import FundingEvents
 from ..engine.events import Exit
-from ..engine.metrics import daily_returns, days_per_year, measure, sharpe_ratio
+from ..engine.metrics import daily_returns, days_per_year, measure, round_trips, sharpe_ratio
 from ..engine.signals import Signals
 from ..engine.simulate import Ints
 from .book import DONE, Tell, TrialLedger
-from .evaluate import STATS
+from .evaluate import STATS, looked_at
 from autotrader.search.grid import (
     Axis,
     Ranges,
@@ -144,13 +144,20 @@ class Stretch:
     daily: Floats  # [days] returns
     day_ms: Ints
     is_open: bool  # the last bar's volume was too small to leave
+    shorts: int  # round trips that sold short
 
 
 def _play(part: Part) -> Stretch:
     run = simulate(replace(part, signals=_closing(part.signals)), curve=False)
     stats = measure(run, wallet_e8=part.wallet_e8, bars=len(part.tape.open_ms))
     daily = np.nan_to_num(daily_returns(run, part.wallet_e8), nan=0.0, posinf=0.0, neginf=-1.0)
-    return Stretch(stats=stats.as_dict(), daily=daily, day_ms=run.day_ms, is_open=bool(run.state["qty"][0]))
+    return Stretch(
+        stats=stats.as_dict(),
+        daily=daily,
+        day_ms=run.day_ms,
+        is_open=bool(run.state["qty"][0]),
+        shorts=int((round_trips(run)["side"] < 0).sum()),
+    )
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #3e02a4a5
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,7 +185,7 @@ _NOTHING: Mapping[str, Any] = {"return": 0.0, "pnl": 0.0, "max_drawdown": 0.0, "
 def _still(like: Stretch) -> Stretch:
     "Nothing was done in that time."
     stats = {**dict.fromkeys(like.stats), **_NOTHING}
-    return replace(like, stats=stats, daily=np.zeros_like(like.daily), is_open=False)
+    return replace(like, stats=stats, daily=np.zeros_like(like.daily), is_open=False, shorts=0)
 
 
 def play(ranges: Ranges, limits: Settings | None, choice: Choice, data: Recording, window: Window) -> WindowPlay:
@@ -337,6 +344,12 @@ def _in_sample(step: WindowStep) -> Floats:
     return np.zeros(0) if step.choice.place is None else step.choice.daily[step.choice.row]
 
 
+def _all_lost(step: WindowStep) -> bool:
+    "True where none of what could be chosen had gained where it was chosen."
+    returns = step.choice.stats[:, STATS.index("return")]
+    return step.choice.place is not None and not (returns > 0).any()
+
+
 def chosen_of(walk: WalkResult, step: WindowStep) -> dict[str, Value]:
     "What a window chose, by key; empty where nothing was."
     if step.choice.place is None:
@@ -413,6 +426,8 @@ def _summary(walk: WalkResult) -> dict[str, Any]:
         "untouched_sharpe": None if base is None else sharpe_ratio(base, per_year),
         "restless": restless(walk),
         "chose_losers": sum(len(part) > 0 and _compounded(part) <= 0 for part in inside),
+        "all_lost": sum(_all_lost(step) for step in walk.steps),
+        "shorts": sum(each.shorts for each in outs),
         "left_open": sum(each.is_open for each in outs),
         "chose_nothing": sum(step.choice.place is None for step in walk.steps),
     }
@@ -455,10 +470,12 @@ def _with_bars(task: Task, windows: Sequence[Window]) -> list[Window]:
     return kept
 
 
-def _luck(steps: Sequence[WindowStep], tried: TrialTally, overfit: Overfit | None) -> Luck:
-    "The record out of sample against all that was tried."
+def _luck(
+    task: Task, last: Strategy | None, steps: Sequence[WindowStep], tried: TrialTally, overfit: Overfit | None
+) -> Luck:
+    "The record out of sample against all that was tried; whether the last choice looks ahead is asked where it hangs on that."
     day_ms, daily = _record_of(steps)
-    return judge(
+    luck = judge(
         daily,
         trials=tried.trials,
         independent=tried.independent,
@@ -467,6 +484,7 @@ def _luck(steps: Sequence[WindowStep], tried: TrialTally, overfit: Overfit | Non
         rng=np.random.default_rng(_SEED),
         per_year=days_per_year(day_ms),
     )
+    return looked_at(luck, last, task.history)
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #0d2afa15
 def walk(
@@ -504,9 +522,11 @@ def walk(
             tell(len(steps), total)
     (daily,) = where.map(partial(_whole, chosen, metric, limits), [Recording(task)])
     overfit, tried = _overfit_of(daily), _tried(count, len(_record_of(steps)[1]))
+    places = [step.choice.place for step in steps if step.choice.place is not None]
+    last = next((each.strategy for each in found if places and each.place == places[-1]), None)
     if tell is not None:
         tell(total, total)
     return WalkResult(
         task=task, ranges=chosen, metric=metric, selector=selector, is_anchored=is_anchored, steps=tuple(steps),
-        overfit=overfit, luck=_luck(steps, tried, overfit), tried=tried,
+        overfit=overfit, luck=_luck(task, last, steps, tried, overfit), tried=tried,
     )  # fmt: skip

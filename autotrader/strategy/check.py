@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'LEAST', 'STARTS', 'affordable', 'sample', 'changes', 'asked', 'raised', 'Verdict', 'LookaheadTest',
-           'LookaheadReport', 'document', 'check']
+           'LookaheadReport', 'document', 'check', 'glance']
 
 # %% ../../nbs/55_strategy/60_check.ipynb #79129f9c
 import time
@@ -38,7 +38,8 @@ from autotrader.strategy.lookahead import (
     settled,
     spliced,
 )
-from .templates import Strategy, decide, name_of
+from .templates import TEMPLATES, Strategy, Template, decide, name_of
+from ..validation.luck import Lookahead
 
 # %% ../../nbs/55_strategy/60_check.ipynb #b14bb2cc
 EVERY = 6_000  # bars up to which each one is checked
@@ -304,6 +305,9 @@ def _lost_past(subject: _Subject) -> LookaheadTest:
     return LookaheadTest(name="lost past", runs=2 * len(losses), offence=found)
 
 # %% ../../nbs/55_strategy/60_check.ipynb #f6baec8a
+_BY_DATE = "dates matter: the same bars 28 years later get other answers; what it knows by date stays unchecked"
+
+
 def _dated(subject: _Subject) -> tuple[bool, tuple[str, ...]]:
     "Whether it holds series of its own and answers from them; a note when dates matter."
     function = getattr(subject.strategy, "function", subject.strategy.signals)
@@ -311,9 +315,7 @@ def _dated(subject: _Subject) -> tuple[bool, tuple[str, ...]]:
         return False, ()
     held = outside(function)
     if not held:
-        return False, (
-            "dates matter: the same bars 28 years later get other answers; what it knows by date stays unchecked",
-        )
+        return False, (_BY_DATE,)
     return True, (
         f"it answers by date and reads {', '.join(held[:4])} from outside the candles, which no test here can cut: bring that in as extras",
     )
@@ -412,3 +414,32 @@ def check(
         notes=(*notes, *([] if entries else [_SILENCE]), *_short_history(subject)),
         seconds=time.perf_counter() - start_s,
     )
+
+# %% ../../nbs/55_strategy/60_check.ipynb #72737e99
+_GLANCE_BARS, _GLANCE_SPAN = 48, 2_000  # checked, of so many behind the warm-up
+_FOUND = {
+    Verdict.CLEAN: Lookahead.CHECKED,
+    Verdict.SHORT: Lookahead.CHECKED,  # depends on where history starts, which is another fault
+    Verdict.LOOKS_AHEAD: Lookahead.FAILED,
+    Verdict.OUTSIDE: Lookahead.UNKNOWABLE,
+    Verdict.SILENT: Lookahead.UNCHECKED,
+}
+
+
+def glance(strategy: Strategy, candles: Candles) -> tuple[Lookahead, str]:
+    "What a check of a sample of the newest bars says, and why; an error is an answer, too."
+    if isinstance(strategy, Template) and TEMPLATES.get(strategy.name) is type(strategy):
+        return Lookahead.CHECKED, ""
+    try:
+        newest = candles[-(strategy.warmup + 2 * STRETCH + _GLANCE_SPAN) :]
+        report = check(strategy, newest, bars=_GLANCE_BARS)
+    except DataError as error:
+        return Lookahead.UNCHECKED, str(error)
+    except AutotraderError as error:
+        return Lookahead.UNKNOWABLE, str(error)
+    if report.offence is not None:
+        return Lookahead.FAILED, _sentence(report, report.offence)
+    if _BY_DATE in report.notes:
+        return Lookahead.UNKNOWABLE, _BY_DATE
+    found = _FOUND[report.verdict]
+    return found, "" if found is Lookahead.CHECKED else report.notes[0]

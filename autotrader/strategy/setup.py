@@ -161,6 +161,8 @@ class Part:
     assumed: Backtest  # what trading was assumed to cost
     params_of: Mapping[str, float]  # the strategy's own parameters; empty where it does not tell them
     eras: tuple[Era, ...] = ()  # what holds later, where the venue's rules change within the period
+    script: Strategy | None = None  # what decided, and on which bars it was asked
+    history: Candles | None = None
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #cf5006bb
 def strategy_for(bot: BotSettings) -> Strategy:
@@ -252,6 +254,8 @@ def part_for(
             backtest,
             typical_price=typical,
         ),
+        script=chosen,
+        history=history,
     )
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #d1ac3a95

@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import Floats
-from autotrader.validation.luck import FEWEST_DAYS, LOST, LUCK, MORE, SHORT, Luck, chance_per_day, in_words, judge
+from autotrader.validation.luck import (
+    AHEAD,
+    FEWEST_DAYS,
+    LOST,
+    LUCK,
+    MORE,
+    SHORT,
+    Lookahead,
+    Luck,
+    chance_per_day,
+    in_words,
+    judge,
+    with_lookahead,
+)
 from autotrader.validation.overfit import (
     deflated_sharpe,
     expected_max,
@@ -197,7 +210,7 @@ def test_a_plateau_of_good_trials_is_not_called_luck() -> None:
     daily = returns(np.random.default_rng(14), 2.0)[0]
     luck = verdict(daily, trials=9, independent=2.0, pbo=0.6)
     assert luck.is_past
-    assert in_words(luck)[-1].endswith("in 40% of cases: ranks do not last.")
+    assert in_words(luck)[-1].endswith("in 40% of cases: who was better does not stay better.")
 
 
 def test_one_lucky_day_tells_nothing() -> None:
@@ -217,6 +230,35 @@ def test_a_lost_account_is_lost_whatever_came_before() -> None:
     luck = verdict(daily)
     assert luck.is_ruined and not luck.is_past
     assert in_words(luck) == [f"{LOST}: the account was lost on the way."]
+
+
+# look-ahead
+
+
+def test_foresight_is_past_nothing_and_what_was_not_checked_says_so() -> None:
+    daily = returns(np.random.default_rng(13), 2.0)[0]
+    luck = verdict(daily)
+    assert (luck.is_past, luck.lookahead) == (True, Lookahead.UNCHECKED)
+    heads = {each: in_words(with_lookahead(luck, each, "bar 7"))[0].partition(":")[0] for each in Lookahead}
+    assert heads == {
+        Lookahead.CHECKED: f"{MORE}, and checked for look-ahead on a sample (bar 7)",
+        Lookahead.FAILED: f"{AHEAD}, so nothing of this could have been earned (bar 7).",
+        Lookahead.UNCHECKED: f"{MORE}, but not checked for look-ahead (bar 7)",
+        Lookahead.UNKNOWABLE: f"{MORE}, but it cannot be checked for look-ahead (bar 7)",
+    }
+    assert not with_lookahead(luck, Lookahead.FAILED).is_past
+
+
+@given(st.sampled_from(Lookahead), st.integers(0, 50), st.floats(-2, 9))
+@settings(max_examples=40)
+def test_nothing_is_called_more_than_luck_without_a_word_on_look_ahead(
+    state: Lookahead, seed: int, sharpe: float
+) -> None:
+    luck = with_lookahead(verdict(returns(np.random.default_rng(seed), sharpe, 400)[0]), state)
+    said = in_words(luck)[0]
+    assert luck.is_past == said.startswith(MORE)
+    assert not said.startswith(MORE) or "checked for look-ahead" in said.partition(":")[0]
+    assert not (luck.is_past and state is Lookahead.FAILED)
 
 
 # any backtest there can be
@@ -262,7 +304,7 @@ def test_the_verdict_says_what_it_was_held_against() -> None:
     )
     assert in_words(luck)[0].startswith(f"{LUCK}: {told}")
     better = verdict(daily + 0.001, trials=37, independent=12.2)
-    assert in_words(better)[0].startswith(f"{MORE}: the best of 37 trials (about 12 independent) without skill would")
+    assert in_words(better)[0].startswith(f"{MORE}, but not checked for look-ahead: the best of 37 trials (about 12")
 
 
 def test_a_loser_needs_no_luck_and_no_length() -> None:
@@ -290,11 +332,11 @@ def test_what_did_not_gain_on_the_mean_day_lost(sharpe: float) -> None:
 @pytest.mark.parametrize(
     ("sharpe", "pbo", "told"),
     [
-        (1.0, 0.0, "99.9% of cases: ranks last."),
-        (1.0, 0.4, "60% of cases: ranks last."),
-        (1.0, 0.41, "59% of cases: ranks do not last."),
-        (-1.0, 0.32, "68% of cases: ranks last, and still this one lost."),
-        (-1.0, 0.7, "30% of cases: ranks do not last."),
+        (1.0, 0.0, "99.9% of cases: who was better mostly stays better."),
+        (1.0, 0.4, "60% of cases: who was better mostly stays better."),
+        (1.0, 0.41, "59% of cases: who was better does not stay better."),
+        (-1.0, 0.32, "68% of cases: who was better mostly stays better, and still this one lost."),
+        (-1.0, 0.7, "30% of cases: who was better does not stay better."),
     ],
 )
 def test_ranks_that_last_are_not_called_a_gain(sharpe: float, pbo: float, told: str) -> None:
