@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config.sections import Backtest, BotSettings, StrategyParams
+from ..config.sections import Backtest, BotSettings, StrategyParams, check_margin
 from ..config.settings import Settings, with_changes
 from ..core.errors import ConfigError
 from ..features.parameters import settle
@@ -204,6 +204,8 @@ def variants(
         try:
             bot = BotSettings.model_validate(_with(raw_bot, bots))
             spent = Backtest.model_validate(_with(raw_costs, costs)) if costs else task.costs
+            if task.market.instrument.kind == "perpetual":
+                check_margin(bot, spent)
             chosen = strategy(bot, bots)
         except (ConfigError, ValidationError) as error:
             why = why or _reason(error)

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config.sections import Backtest, BotSettings
+from ..config.sections import Backtest, BotSettings, check_margin
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
@@ -137,6 +137,7 @@ def costs_for(
         spread_bps=backtest.spread_bps * stress,
         typical_price=typical_price,
         participation=backtest.participation_cap,
+        stop_delay_ms=1000 * stress * backtest.stop_delay_seconds,
         leverage=min(backtest.leverage, float(rules.max_leverage)) if instrument.kind == "perpetual" else 0.0,
     )
 
@@ -230,6 +231,8 @@ def part_for(
     period = bot.dynamic_sizing.atr_period
     atr = over_history(partial(compute, "atr", period=period), history, history_start_ms=start_ms)
     funding, typical = market.funding, float(np.median(played.close))
+    if market.instrument.kind == "perpetual":
+        check_margin(bot, backtest)
     return Part(
         bot=bot.id,
         instrument=market.instrument,

@@ -132,7 +132,8 @@ def random_costs(rng: Generator) -> np.ndarray:
             "min_slip": pick(0, 0, 1, 4),
             "participation": pick(0.0, 0.0, 0.0, 0.05, 0.3),
             "leverage": leverage,
-            "cushion": 1.0 / leverage - 0.005 if leverage else 0.0,
+            "stop_delay_ms": pick(0.0, 1_000.0, 20_000.0),
+            "maintenance": 0.005,
         },
     )
 

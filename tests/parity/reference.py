@@ -880,7 +880,7 @@ class Venue:
         self.bar, self.last, self.is_open, self.open_counts = bar, bar.open, True, True
         self.room = math.floor(self.costs.participation * bar.volume) if self.costs.participation > 0 else math.inf
         turns: set[int] = set()  # orders that had theirs in this bar
-        for instant in (*(self._at_open, self._inside), *(self._bad_end, self._good_end)):
+        for instant in (self._already_gone, self._at_open, self._on_the_way, self._good_end):
             yield from instant(turns)
         self.last = bar.close
 
@@ -906,15 +906,16 @@ class Venue:
     def _fill_at_open(self, order: Resting) -> list[Happening]:
         ts_ms, opening = self.bar.open_ms, self.bar.open
         is_market = order.kind == OrderKind.MARKET
-        wanted = order.left
+        wanted, events = order.left, []
+        price = self.slipped(opening, order.side)
+        if not is_market:
+            price = min(price, order.price) if order.side > 0 else max(price, order.price)
         if order.reduce:
             wanted = min(wanted, abs(self.held)) if self.held * order.side < 0 else 0
+            if wanted and self._is_liquidated(price):  # too late to leave
+                events, wanted = [self._liquidate(ts_ms)], 0
         qty = self._grant(wanted)
-        events = []
         if qty:
-            price = self.slipped(opening, order.side)
-            if not is_market:
-                price = min(price, order.price) if order.side > 0 else max(price, order.price)
             events = self._trade(order, qty, price, False, ts_ms)
             self.counts["slippage_e8"] += abs(price - opening) * qty * self.costs.unit_e8
         if not order.left or is_market:
@@ -922,82 +923,133 @@ class Venue:
             events.append(self._done(order, Done.CANCELLED if order.left else Done.FILLED, ts_ms))
         return events
 
-    def _inside(self, turns: set[int]) -> Iterator[list[Happening]]:
+    def _through(self, turns: set[int]) -> Resting | None:
+        "Of the limit orders the bar trades through the nearest; the oldest of two."
         bar = self.bar
-        while True:
-            through = [
-                o
-                for o in self._waiting(turns)
-                if o.kind == OrderKind.LIMIT and (bar.low < o.price if o.side > 0 else bar.high > o.price)
-            ]
-            if not through:
-                break
-            order = min(through, key=lambda o: abs(o.price - bar.open))  # the nearest; the oldest of two
-            turns.add(order.key)
-            qty = self._grant(order.left)
-            if not qty:
-                continue
-            self.counts["expired_inside"] += 0 < order.expires_ms < bar.close_ms
-            self.open_counts = False
-            events = self._trade(order, qty, order.price, True, bar.close_ms - 1)
-            if not order.left:
-                del self.orders[order.key]
-                events.append(self._done(order, Done.FILLED, bar.close_ms - 1))
-            yield events
+        through = [
+            o
+            for o in self._waiting(turns)
+            if o.kind == OrderKind.LIMIT and (bar.low < o.price if o.side > 0 else bar.high > o.price)
+        ]
+        return min(through, key=lambda o: abs(o.price - bar.open)) if through else None
+
+    def _fill_inside(self, order: Resting) -> list[Happening]:
+        qty = self._grant(order.left)
+        if not qty:
+            return []
+        bar = self.bar
+        self.counts["expired_inside"] += 0 < order.expires_ms < bar.close_ms
+        self.open_counts = False
+        events = self._trade(order, qty, order.price, True, bar.close_ms - 1)
+        if not order.left:
+            del self.orders[order.key]
+            events.append(self._done(order, Done.FILLED, bar.close_ms - 1))
+        return events
+
+    def _margin(self) -> float:
+        "What the position can lose, ticks × steps."
+        return min(self.basis / self.costs.leverage, self.wallet_e8 / self.costs.unit_e8)
 
     def _is_liquidated(self, mark: int) -> bool:
+        if self.held == 0 or self.costs.leverage <= 0:
+            return False
         lost = (self.basis - abs(self.held) * mark) * self.side
-        return self.costs.leverage > 0 and lost >= self.costs.cushion * self.basis
+        return lost >= self._margin() - self.costs.maintenance * self.basis
 
-    def _bad_end(self, _turns: set[int]) -> Iterator[list[Happening]]:
+    def _worst(self) -> tuple[int, int]:
+        "Of the bar's prices and of its marks."
+        bar = self.bar
+        marked = bar.mark_low != 0
+        if self.side > 0:
+            return bar.low, bar.mark_low if marked else bar.low
+        return bar.high, bar.mark_high if marked else bar.high
+
+    def _already_gone(self, _turns: set[int]) -> Iterator[list[Happening]]:
+        "Nobody can trade at an open that lies beyond the end of the position."
+        opening = self.bar.open
+        if self.held and self._is_liquidated(opening) and self._is_liquidated(self._worst()[1]):
+            yield [self._liquidate(self.bar.open_ms)]
+        elif self.held and self.stop and self.stop * self.side >= opening * self.side:
+            yield self._trigger(opening, opening, Purpose.STOP, self.bar.open_ms)
+
+    def _ends(self) -> list[tuple[float, bool]]:
+        "Where the bar's way against the position ends it, and whether by liquidation; the nearest first."
         if self.held == 0:
-            return
-        bar, side = self.bar, self.side
-        worst, best = (bar.low, bar.high) if side > 0 else (bar.high, bar.low)
-        mark = worst if bar.mark_low == 0 else (bar.mark_low if side > 0 else bar.mark_high)
-        stopped = self.stop > 0 and (worst - self.stop) * side <= 0
+            return []
+        worst, mark = self._worst()
+        ends: list[tuple[float, bool]] = []
+        if self.stop and self.stop * self.side >= worst * self.side:
+            ends.append((float(self.stop), False))
         if self._is_liquidated(mark):
-            limit = self.basis / abs(self.held) * (1 - side * self.costs.cushion)
-            stop_is_first = stopped and (self.stop - limit) * side >= 0
-            if not stop_is_first or (self.open_counts and self._is_liquidated(bar.open)):
-                yield [self._liquidate()]
-                return
-        if stopped:
-            self.counts["ambiguous"] += self.target > 0 and (best - self.target) * side >= 0
-            jumped = self.open_counts and (bar.open - self.stop) * side < 0
-            yield self._trigger(bar.open if jumped else self.stop, Purpose.STOP)
+            allowed = self._margin() - self.costs.maintenance * self.basis
+            ends.append(((self.side * self.basis - allowed) / self.held, True))
+        return sorted(ends, key=lambda end: (-end[0] * self.side, end[1]))
+
+    def _on_the_way(self, turns: set[int]) -> Iterator[list[Happening]]:
+        while True:
+            order, ends = self._through(turns), self._ends()
+            if ends and not (order and order.side == self.side and order.price * self.side > ends[0][0] * self.side):
+                self.counts["ambiguous"] += order is not None or self._target_is_reached()
+                yield self._end(*ends[0])
+            elif order:
+                turns.add(order.key)
+                events = self._fill_inside(order)
+                if events:
+                    yield events
+            else:
+                break
+
+    def _end(self, level: float, by_liquidation: bool) -> list[Happening]:
+        ts_ms = self.bar.close_ms - 1
+        jumped = self.open_counts and (self.bar.open - self.stop) * self.side < 0
+        if by_liquidation:
+            events = [self._liquidate(ts_ms)]
+        elif jumped:
+            events = self._trigger(self.bar.open, self.bar.open, Purpose.STOP, ts_ms)
+        else:
+            share = min(1.0, 1.095 * math.sqrt(self.costs.stop_delay_ms / (self.bar.close_ms - self.bar.open_ms)))
+            farther = nearest(share * abs(self.stop - self._worst()[0]))
+            events = self._trigger(self.stop, self.stop - self.side * farther, Purpose.STOP, ts_ms)
+        self.open_counts = False
+        return events
+
+    def _target_is_reached(self) -> bool:
+        best = self.bar.high if self.side > 0 else self.bar.low
+        return self.target > 0 and (best - self.target) * self.side >= 0
 
     def _good_end(self, _turns: set[int]) -> Iterator[list[Happening]]:
-        side, bar = self.side, self.bar
-        if side == 0 or self.target == 0:
+        if self.side == 0 or not self._target_is_reached():
             return
-        if ((bar.high if side > 0 else bar.low) - self.target) * side < 0:
+        if not self.open_counts:
+            self.counts["ambiguous"] += 1
             return
-        jumped = self.open_counts and (bar.open - self.target) * side > 0
-        yield self._trigger(bar.open if jumped else self.target, Purpose.TARGET)
+        jumped = (self.bar.open - self.target) * self.side > 0
+        found = self.bar.open if jumped else self.target
+        yield self._trigger(found, found, Purpose.TARGET, self.bar.close_ms - 1)
 
-    def _liquidate(self) -> Happening:
-        amount_e8 = -nearest(self.basis / self.costs.leverage) * self.costs.unit_e8
+    def _liquidate(self, ts_ms: int) -> Happening:
+        owed_e8 = nearest(self.basis / self.costs.leverage) * self.costs.unit_e8
+        amount_e8 = -sorted((0, owed_e8, self.wallet_e8))[1] if self.wallet_e8 > 0 else 0
         self.wallet_e8 += amount_e8
         self.counts["realised_e8"] += amount_e8
         self.counts["liquidations"] += 1
         self.held = self.basis = self.stop = self.target = 0
-        self.open_counts = False
-        ts_ms = self.bar.close_ms - 1
         return Happening(EventKind.EXTERNAL, ts_ms, code=Cause.LIQUIDATION, amount_e8=amount_e8)
 
-    def _trigger(self, found: int, purpose: Purpose) -> list[Happening]:
+    def _trigger(self, meant: int, found: int, purpose: Purpose, ts_ms: int) -> list[Happening]:
         side, wanted = -self.side, abs(self.held)
         price = self.slipped(found, side)
+        if self._is_liquidated(price):
+            return [self._liquidate(ts_ms)]
         qty = self._grant(wanted)
         fee_e8 = self._fee_e8(qty * price, self.costs.taker_fee)
         key = -2 * self.trip - (purpose == Purpose.TARGET)
-        report = {"ts_ms": self.bar.close_ms - 1, "key": key, "qty": qty, "cost": qty * price, "fee_e8": fee_e8}
+        report = {"ts_ms": ts_ms, "key": key, "qty": qty, "cost": qty * price, "fee_e8": fee_e8}
         if qty:
             self._settle(side, qty, price, fee_e8)
-            self.counts["slippage_e8"] += abs(price - found) * qty * self.costs.unit_e8
+            self.counts["slippage_e8"] += abs(price - meant) * qty * self.costs.unit_e8
         self.stop = self.target = 0
-        self.last, self.open_counts = price, False
+        self.last = price
         fill = [Happening(EventKind.FILL, **report)] if qty else []
         return [*fill, Happening(EventKind.DONE, code=Done.CANCELLED if qty < wanted else Done.FILLED, **report)]
 
@@ -1007,6 +1059,9 @@ class Venue:
         if self.bar.mark_low and self.bar.open_ms < ts_ms <= self.bar.close_ms:
             mark = sorted((self.bar.mark_low, mark, self.bar.mark_high))[1]
         amount_e8 = -nearest(float(self.held * mark * self.costs.unit_e8) * rate)
+        if self.costs.leverage > 0:
+            worth = self.wallet_e8 + self.side * (abs(self.held) * mark - self.basis) * self.costs.unit_e8
+            amount_e8 = max(amount_e8, -max(0, worth))
         self.wallet_e8 += amount_e8
         self.counts["funding_e8"] += amount_e8
         return [Happening(EventKind.MONEY, ts_ms, code=Money.FUNDING, amount_e8=amount_e8)]

@@ -42,7 +42,7 @@ def test_liquidations_follow_from_a_journal(tmp_path: Path) -> None:
     part = stage.parts(BARS)[0]
     params, costs = part.params.copy(), part.costs.copy()
     params["sl_ratio"] = 0.0
-    costs["cushion"] = 0.002  # of the price, then the venue closes it
+    costs["maintenance"] = 1.0 / costs["leverage"] - 0.002  # a move of that share of the price, and the venue closes it
     counts = played(tmp_path, [replace(part, params=params, costs=costs)], None, Risk())
     assert counts["ADOPTED"] > 0
 

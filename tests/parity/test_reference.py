@@ -93,9 +93,11 @@ def _jumps(case: Case, desk: Desk) -> set[str]:
     opens = dict(zip((case.tape.open_ms + case.tape.bar_ms - 1).tolist(), case.tape.open.tolist(), strict=True))
     out = set()
     for fill in desk.fills:
-        if fill.purpose in (Purpose.STOP, Purpose.TARGET):
+        if fill.purpose == Purpose.STOP and fill.ts_ms not in opens:
+            out.add("jumped over STOP")
+        if fill.purpose == Purpose.TARGET:
             if fill.cost == desk.venue.slipped(opens[fill.ts_ms], fill.side) * fill.qty:
-                out.add(f"jumped over {Purpose(fill.purpose).name}")
+                out.add("jumped over TARGET")
     return out
 
 
