@@ -695,7 +695,8 @@ def fund(venue, costs, mark, rate, ts_ms, out):
         mark = min(max(mark, venue.mark_low), venue.mark_high)
     amount_e8 = -np.int64(np.floor(float(venue.qty * mark * costs.unit_e8) * rate + 0.5))
     if costs.leverage > 0.0:
-        amount_e8 = max(amount_e8, min(0, -venue.wallet_e8 - (venue.qty * mark - venue.cost) * costs.unit_e8))
+        worth_e8 = venue.wallet_e8 + (venue.qty * mark - venue.cost) * costs.unit_e8
+        amount_e8 = max(amount_e8, -max(np.int64(0), worth_e8))
     venue.wallet_e8 += amount_e8
     venue.funding_e8 += amount_e8
     event = _event(out, 0, EventKind.MONEY, ts_ms)

@@ -242,7 +242,7 @@ class Stats:
     open_trips: int  # 1 where a position is still open at the end; no round trip, but counted in everything else
     open_pnl: float  # what that one stands at by the last close, quote coin, the costs of leaving not taken off
     liquidations: int
-    ambiguous: int  # bars in which stop and target were both reached; the stop was taken
+    ambiguous: int  # bars whose result hangs on the order of what happened in them; the worse one was taken
 
     def as_dict(self) -> dict[str, Any]:
         "With `return` under its plain name."
@@ -468,7 +468,7 @@ def _words_of_trips(stats: Stats, coin: str) -> list[tuple[str, str]]:
         ("worst trip", _number(stats.worst_trip, coin)),
         ("mean length", _length(stats.trip_hours)),
         ("system quality number (SQN)", _number(stats.sqn)),
-        ("bars with both stop and target", f"{stats.ambiguous:,}"),
+        ("bars that leave open what came first", f"{stats.ambiguous:,}"),
     ]
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ..core.clock import DAY_MS, iso
 from ..core.errors import ConfigError
 from ..engine.excursions import excursions
+from ..engine.fills import overshoot
 from ..engine.metrics import Stats, daily_returns, in_words, round_trips
 from ..plots.distributions import excursions_svg, spread_svg, underwater_svg
 from ..plots.results import equity_svg, result_svg
@@ -272,10 +273,17 @@ def _bars_doubted(result: Result) -> list[str]:
     "What happened inside bars and is not known, and what their volume did not allow."
     stats, venue = result.stats, result.run.venue[0]
     expired, capped = int(venue["expired_inside"]), int(venue["capped"])
-    told = ["No bar reached both stop and target, so their order inside a bar decided nothing."]
+    told = ["No result hangs on the order of events inside a bar."]
     if stats.ambiguous:
-        both = f"{_many(stats.ambiguous, 'bar')} reached both stop and target{_share(stats.ambiguous, stats.trades)}"
-        told = [f"{both}; which came first is not known, the stop was taken."]
+        told = [
+            f"{_many(stats.ambiguous, 'bar')} leave open what came first in them, stop, part of an entry or target{_share(stats.ambiguous, stats.trades)}: "
+            "the stop was taken before both, and a target that a part bought inside the bar had moved was left alone. "
+            "Fills on finer bars tell."
+        ]
+    if delay := float(result.part.costs["stop_delay_ms"][0]):
+        told.append(
+            f"A stop fills {delay / 1000:g} s after its trigger: of what a bar moves beyond it {100 * overshoot(delay, result.part.tape.bar_ms):.1f} % is lost."
+        )
     if expired:
         told.append(
             f"{_many(expired, 'limit order')} expired in the bar that reached the price; which came first is not known, the fill was taken."
@@ -370,6 +378,7 @@ def _rules(result: Result) -> list[tuple[str, str]]:
         ("taker fee", _bps(told["taker_fee"])),
         ("maker fee", _bps(told["maker_fee"])),
         ("slippage of a market order", _bps(told["slippage"])),
+        ("from a stop's trigger to its fill", f"{told['stop_delay_ms'] / 1000:g} s"),
         ("half the spread, at least", f"{told['half_spread']:g} {coin}"),
         ("largest share of a bar's volume", f"{told['participation']:g}" if told["participation"] else "no cap"),
         ("tick and step", f"{rules['tick_size']:f} and {rules['qty_step']:f}"),

@@ -348,6 +348,7 @@ def assumed(part: Part) -> dict[str, Any]:
         "slippage": float(costs["slippage"]),
         "half_spread": float(costs["min_slip"]) * float(rules.tick_size),
         "participation": float(costs["participation"]),
+        "stop_delay_ms": float(costs["stop_delay_ms"]),
         "leverage": float(costs["leverage"]),
         "rules": {name: getattr(rules, name) for name in rules.__slots__},
     }

@@ -105,6 +105,16 @@ def _weight_said(part: Part, run: Run, stats: Stats) -> list[str]:
     ]
 
 
+def _order_said(part: Part, stats: Stats) -> list[str]:
+    "Whether the bars are too coarse for its stops, parts and targets."
+    if stats.ambiguous * 50 < max(stats.trades, 1) or part.tape.bar_ms <= 60_000:
+        return []
+    bars = f"{stats.ambiguous:,} bar{'s leave' if stats.ambiguous > 1 else ' leaves'}"
+    return [
+        f"{bars} open what came first, stop, part or target; the worse was taken: minutes of the same market would tell."
+    ]
+
+
 def verdict(
     part: Part,
     run: Run,
@@ -120,6 +130,7 @@ def verdict(
         f"{part.instrument.symbol} itself went {market_frac(part) * 100:+.1f} %.".replace("-", "−"),
         *_costs_said(part, stats),
         *_weight_said(part, run, stats),
+        *_order_said(part, stats),
     ]
     if not len(run.fills):
         told.append(" ".join(["It never traded.", *(f"{note[0].upper()}{note[1:]}." for note in bars_said(part))]))
