@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'Count', 'Symbol', 'Timeframe', 'Number', 'CONFIRMATION', 'SCHEMES', 'PHASES', 'Shares',
-           'MAX_PARTS', 'Section', 'General', 'masked', 'database_kind', 'Database', 'PhaseDefinitions', 'MarketPhase',
-           'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers', 'DynamicSizing', 'SplitEntry',
-           'StrategyParams', 'is_file', 'DecisionSettings', 'BotRisk', 'BotSettings', 'NewsSentiment', 'ParamRange',
-           'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest', 'check_margin', 'Risk',
-           'Schedule', 'Dashboard', 'Backup']
+           'MAX_PARTS', 'Exact', 'Size', 'Section', 'General', 'masked', 'database_kind', 'Database',
+           'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds', 'Multipliers',
+           'DynamicSizing', 'SplitEntry', 'StrategyParams', 'is_file', 'DecisionSettings', 'BotRisk', 'BotSettings',
+           'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest',
+           'check_margin', 'InstrumentSettings', 'Risk', 'Schedule', 'Dashboard', 'Backup']
 
 # %% ../../nbs/05_config/05_sections.ipynb #f7774b3d
 import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -35,6 +36,7 @@ from pydantic import (
 from .cron import Cron, CronOrNever
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError
+from ..core.names import symbol_of
 
 # %% ../../nbs/05_config/05_sections.ipynb #02901e3f
 class Section(BaseModel):
@@ -49,10 +51,10 @@ Count = Annotated[int, Field(ge=1)]
 
 # %% ../../nbs/05_config/05_sections.ipynb #b7d58f03
 def _symbol(text: str) -> str:
-    match = re.fullmatch(r"([A-Z0-9]{2,15})/?([A-Z]{3,6})", text.upper())
-    if not match:
-        raise ValueError("must be a pair like BTC/USDT or BTCUSDT")
-    return match[1] + match[2]
+    try:
+        return symbol_of(text)
+    except ConfigError:
+        raise ValueError("must be a pair like BTC/USDT or BTCUSDT") from None
 
 
 def _timeframe(text: str) -> str:
@@ -472,6 +474,7 @@ class Optimizer(Section):
     backtest_period_months: Annotated[int, Field(ge=1, le=120)] = 6
     target_metric: Literal["profit", "sharpe_ratio", "max_drawdown"] = "sharpe_ratio"
     gate: Literal["statistical", "blueprint"] = "statistical"
+    selector: Literal["plateau", "best"] = "plateau"  # what of a grid is proposed
     param_ranges: dict[str, ParamRange] = {}
 
 # %% ../../nbs/05_config/05_sections.ipynb #ca582000
@@ -579,6 +582,65 @@ def check_margin(bot: BotSettings, backtest: Backtest) -> None:
             f"{bot.id}.max_leverage ({bot.max_leverage:g}) must not be above backtest.leverage ({backtest.leverage:g}), "
             f"or the margin is more than the account: lower the first or raise the second"
         )
+
+# %% ../../nbs/05_config/05_sections.ipynb #fe622781
+def _exact(value: Any) -> Any:
+    "A number as it is written, not as the computer rounds it."
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number")
+    try:
+        exact = Decimal(str(value).strip())
+    except ArithmeticError:
+        raise ValueError("must be a number") from None
+    if not exact.is_finite():
+        raise ValueError("must be a finite number")
+    return exact
+
+
+Exact = Annotated[Decimal, BeforeValidator(_exact)]
+Size = Annotated[Exact, Field(gt=0, le=10**15)] | None
+_BPS = ("taker_fee_bps", "maker_fee_bps")
+
+
+class InstrumentSettings(Section):
+    "What is told of one market's rules, over whatever is stored or listed."
+
+    venue: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "bybit"
+    symbol: Symbol
+    kind: Literal["perpetual", "spot"] | None = None
+    tick_size: Size = None  # smallest price change, quote coin
+    qty_step: Size = None  # smallest quantity change, base coin
+    min_qty: Size = None  # base coin
+    max_qty: Size = None  # of a limit order, base coin
+    max_market_qty: Size = None  # of a market order, base coin
+    min_notional: Annotated[Exact, Field(ge=0, le=10**9)] | None = None  # quote coin
+    taker_fee_bps: Annotated[Exact, Field(gt=-100, lt=1000)] | None = None
+    maker_fee_bps: Annotated[Exact, Field(gt=-100, lt=1000)] | None = None
+    max_leverage: Annotated[Exact, Field(ge=1, le=1000)] | None = None
+    maintenance_margin: Annotated[Exact, Field(ge=0, lt=1)] | None = None  # fraction of position value
+    funding_interval_hours: Annotated[Exact, Field(ge=0, le=168)] | None = None  # 0: it pays none
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.tick_size and self.qty_step and (self.tick_size * self.qty_step * 10**8) % 1:
+            raise ValueError(
+                f"tick_size {self.tick_size} times qty_step {self.qty_step} is finer than 1e-8 of the quote coin; raise qty_step"
+            )
+        if self.kind == "spot" and self.funding_interval_hours:
+            raise ValueError(
+                'kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"'
+            )
+        return self
+
+    def told(self) -> dict[str, Decimal | int | str]:
+        "The rules that are told, under the names and in the units of `VenueRules`; `kind` beside them."
+        given = {name: value for name, value in self if value is not None and name not in ("venue", "symbol")}
+        for name in _BPS:
+            if name in given:
+                given[name.removesuffix("_bps")] = given.pop(name) / 10_000
+        if "funding_interval_hours" in given:
+            given["funding_interval_ms"] = int(given.pop("funding_interval_hours") * 3_600_000)
+        return given
 
 # %% ../../nbs/05_config/05_sections.ipynb #3bf32df9
 class Risk(Section):
