@@ -176,7 +176,7 @@ STRESS = (1.0, 1.5, 2.0, 3.0)
 
 
 def stress_of(part: Part, factors: Sequence[float] = STRESS) -> list[tuple[float, Stats]]:
-    "The statistics at so many times the fees, slippage and spread, each played anew; a factor beyond what can be asked for is left out."
+    "The statistics at so many times the fees, slippage, spread and the delay of stops, each played anew; a factor beyond what can be asked for is left out."
     parts = [(times, stressed(part, times)) for times in factors if times * part.assumed.stress <= MAX_STRESS]
     return [(times, stats_of(dearer, simulate(dearer, curve=False))) for times, dearer in parts]
 

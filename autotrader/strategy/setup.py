@@ -195,7 +195,11 @@ def eras_for(
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #b6a74f95
 def _told_stress(backtest: Backtest) -> tuple[str, ...]:
-    return () if backtest.stress == 1.0 else (f"fees, slippage and spread are {backtest.stress:g} times those assumed",)
+    return (
+        ()
+        if backtest.stress == 1.0
+        else (f"fees, slippage, spread and the delay of stops are {backtest.stress:g} times those assumed",)
+    )
 
 
 def _merged(bot: BotSettings, played: Candles, fine: Candles | None) -> tuple[str, ...]:
@@ -283,7 +287,7 @@ def stressed(
     part: Part,
     k: float,  # times the costs that were assumed
 ) -> Part:
-    "The same part with fees, slippage and spread `k` times as high; raises `ConfigError` when that leaves 0–20."
+    "The same part with fees, slippage, spread and the delay of stops `k` times as high; raises `ConfigError` when that leaves 0–20."
     stress = k * part.assumed.stress
     if not 0.0 <= stress <= MAX_STRESS:
         raise ConfigError(

@@ -133,6 +133,7 @@ def test_the_stress_table_is_a_backtest_at_those_costs(result: BacktestResult) -
         costs = {
             "slippage_bps": times * result.part.assumed.slippage_bps,
             "spread_bps": times * result.part.assumed.spread_bps,
+            "stop_delay_seconds": times * result.part.assumed.stop_delay_seconds,
             "taker_fee_bps": fee,
             "maker_fee_bps": fee,
         }
