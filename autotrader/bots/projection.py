@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from .execution import bot_tag, guard_link, link_id
-from .replay import Change, changes
+from .replay import Change, changes, rows_from_outside
 from ..core.errors import StoreError
 from ..core.market import Instrument, from_e8
 from autotrader.engine.events import (
@@ -27,13 +27,13 @@ from autotrader.engine.events import (
     SCHEMA,
     STATE,
     Ack,
-    Cause,
     Done,
     EventKind,
     IntentKind,
     Note,
     OrderKind,
     Purpose,
+    Reason,
 )
 from ..store import journal
 from ..store.database import Store
@@ -271,34 +271,38 @@ def _decision_rows(orders: OpenOrders, change: Change, evidence: Evidence) -> li
     return [(Decision, (orders.bot, bar_ms), row)]
 
 # %% ../../nbs/75_bots/18_projection.ipynb #0a37379b
-def _external_rows(orders: OpenOrders, change: Change) -> list[Row]:
-    event, before, instrument = change.event[0], change.before[0], orders.instrument
-    moved = int(event["qty"]) - int(before["qty"])
-    if event["kind"] != EventKind.EXTERNAL or moved == 0:
-        return []
-    name, trip = Cause(int(event["code"])).name, int(change.after["trip"][0])
-    seq, ts_ms, gained = int(event["seq"]), int(event["ts_ms"]), int(event["amount_e8"])
+def _taken(orders: OpenOrders, row: np.void, seq: int, nth: int) -> OrderRecord:
+    "A row from outside as an order that others gave."
+    name, trip, ts_ms = Reason(int(row["purpose"])).name, int(row["trip"]), int(row["ts_ms"])
     order = OrderRecord(
-        link=f"{bot_tag(orders.bot)}-{trip}-x{seq}",
+        link=f"{bot_tag(orders.bot)}-{trip}-x{seq}" + ("b" if nth else ""),
         key=0,
         trip=trip,
         seq=seq,
         purpose=name,
         kind=OrderKind.MARKET.name,
-        side=1 if moved > 0 else -1,
-        qty=abs(moved),
+        side=int(row["side"]),
+        qty=int(row["qty"]),
         why=name.lower(),
         created_ms=ts_ms,
         updated_ms=ts_ms,
         status="FILLED",
-        cum_qty=abs(moved),
-        cum_cost=abs(int(before["cost"]) - int(event["cost"]) + gained // instrument.rules.unit_e8),
-        pnl_e8=gained,
     )
-    return [
-        (Order, order.link, order_row(orders.bot, order, instrument)),
-        (Trade, order.link, trade_row(orders.bot, order, instrument)),
-    ]
+    add_fill(order, row)
+    return order
+
+
+def _external_rows(orders: OpenOrders, change: Change) -> list[Row]:
+    instrument, rows = orders.instrument, list[Row]()
+    taken = rows_from_outside(change.event, change.before, change.after, instrument.rules.unit_e8)
+    for nth, row in enumerate(taken):
+        order = _taken(orders, row, int(change.event["seq"][0]), nth)
+        rows += [
+            (Order, order.link, order_row(orders.bot, order, instrument)),
+            (Trade, order.link, trade_row(orders.bot, order, instrument)),
+            (Fill, f"{order.link}:{order.cum_qty}", fill_row(order, row, instrument)),
+        ]
+    return rows
 
 # %% ../../nbs/75_bots/18_projection.ipynb #61f67243
 def _begin(orders: OpenOrders, change: Change, intent: np.void) -> OrderRecord:

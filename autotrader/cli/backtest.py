@@ -105,7 +105,9 @@ _PAUSES = ("DRAWDOWN", "DAILY_LOSS", "LOSS_STREAK")
 def _deeds(rows: Sequence[Mapping[str, Any]]) -> str:
     "What their orders did."
     sizes = sorted({size for row in rows for size in row["multipliers"]}, key=float, reverse=True)
-    head = ["filled orders", "entries", "parts", "stops", "targets", "exits", "pauses", *(f"×{size}" for size in sizes)]
+    head = ["filled orders", "entries", "parts", "stops", "targets", "exits"]
+    taken = any(row["liquidations"] for row in rows)  # by the venue; no order of ours
+    head += [*(["liquidated"] if taken else []), "pauses", *(f"×{size}" for size in sizes)]
     names = ("entry", "add", "stop", "target", "exit")
     return aligned(
         [
@@ -114,6 +116,7 @@ def _deeds(rows: Sequence[Mapping[str, Any]]) -> str:
                 [
                     row["id"],
                     *(f"{row['orders'][name]:,}" for name in names),
+                    *([f"{row['liquidations']:,}"] if taken else []),
                     str(sum(row["decided"].get(name, 0) for name in _PAUSES)),
                     *(f"{row['multipliers'].get(size, 0):,}" for size in sizes),
                 ]
@@ -177,7 +180,9 @@ def check_target(path: Path) -> None:
         raise ConfigError(f"--trades {path}: its folder is not there or cannot be written: choose another place")
 
 # %% ../../nbs/99_cli/40_backtest.ipynb #c20c710e
-TradesOption = Annotated[Path | None, typer.Option("--trades", metavar="FILE", help="Write every fill as CSV.")]
+TradesOption = Annotated[
+    Path | None, typer.Option("--trades", metavar="FILE", help="Write every fill and payment of funding as CSV.")
+]
 
 
 def _tell(found: "BotResults", trades: Path | None, as_json: bool, *, page: Path | None = None) -> None:
@@ -185,10 +190,10 @@ def _tell(found: "BotResults", trades: Path | None, as_json: bool, *, page: Path
     from autotrader.desk.bots import save_fills
 
     if trades is not None:
-        written = save_fills(found, trades)
+        fills, payments = save_fills(found, trades)
     answer(found.told | ({} if page is None else {"report": page}), text(found), as_json=as_json)
     if trades is not None and not as_json:
-        typer.echo(f"\n{written:,} fills in {trades}")
+        typer.echo(f"\n{fills:,} fills{f' and {payments:,} payments of funding' if payments else ''} in {trades}")
     if page is not None and not as_json:
         typer.echo(f"\nReport: {page}")
 

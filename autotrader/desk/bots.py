@@ -24,10 +24,10 @@ from ..core.clock import Clock, iso
 from ..core.errors import ConfigError
 from ..core.files import replacing
 from .backtest import backtest_bot
-from ..engine.events import Purpose
+from ..engine.events import OUTSIDE, Purpose, Reason
 from ..report.backtest import page
 from ..report.folder import Report, keep, mark_of
-from ..results.result import FILL_COLUMNS, Result, bars_of, fill_rows, identity, together
+from ..results.result import FILL_COLUMNS, Result, bars_of, fill_rows, identity, payment_rows, together
 from ..results.summary import as_row, luck_said, notes_of
 from ..store.database import Store
 
@@ -62,9 +62,9 @@ def _naming(result: Result) -> Naming:
             tries[trip] = exits[trip, key] + 1
 
     def name(fill: np.void) -> str:
-        trip, key, purpose = int(fill["trip"]), int(fill["key"]), Purpose(int(fill["purpose"]))
-        if purpose in (Purpose.STOP, Purpose.TARGET):
-            return f"{bot_tag(bot)}-{trip}-{purpose.name.lower()}"
+        trip, key, reason = int(fill["trip"]), int(fill["key"]), Reason(int(fill["purpose"]))
+        if reason in (Reason.STOP, Reason.TARGET) or reason >= OUTSIDE:
+            return f"{bot_tag(bot)}-{trip}-{reason.name.lower()}"
         return link_id(bot, trip=trip, key=key, attempt=exits.get((trip, key), 0))
 
     return name
@@ -134,23 +134,27 @@ def document(found: BotResults) -> dict[str, Any]:
     return told | ({"parity": dict(found.parity)} if found.parity else {})
 
 # %% ../../nbs/92_desk/25_bots.ipynb #2087fbfb
-def save_fills(found: BotResults, path: Path) -> int:  # rows written
+_Stamped = tuple[int, dict[str, str]]
+
+
+def save_fills(found: BotResults, path: Path) -> tuple[int, int]:  # fills and payments written
     "Write the CSV, whole or not at all; raises `ConfigError` when it cannot be written."
-    rows = [
-        (int(ts_ms), row)
-        for result, naming in zip(found.results, found.naming, strict=True)
-        for ts_ms, row in zip(result.run.fills["ts_ms"], fill_rows(result, order_id=naming), strict=True)
-    ]
+    fills, payments = list[_Stamped](), list[_Stamped]()
+    for result, naming in zip(found.results, found.naming, strict=True):
+        run, tag = result.run, bot_tag(result.part.bot)
+        fills += zip(run.fills["ts_ms"].tolist(), fill_rows(result, order_id=naming), strict=True)
+        payments += zip(run.payments["ts_ms"].tolist(), payment_rows(result, bot=tag), strict=True)
+    rows = sorted([*payments, *fills], key=lambda stamped: stamped[0])  # who holds at the stamp pays, then trades
     try:
         with replacing(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
             writer = csv.DictWriter(text, FILL_COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(row for _, row in sorted(rows, key=lambda stamped: stamped[0]))
+            writer.writerows(row for _, row in rows)
             text.detach()  # which flushes it; whoever opened the file closes it
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}): choose another place") from None
-    return len(rows)
+    return len(fills), len(payments)
 
 # %% ../../nbs/92_desk/25_bots.ipynb #b37b0335
 def save_report(

@@ -318,10 +318,12 @@ def _trip(moments: list[Moment], trip: int) -> dict[str, Any]:
     fees, funding = sum(int(f["fee_e8"]) for f in fills), sum(int(e["amount_e8"]) for e in paid)
     ended = moments[-1].state["trip"][0] != trip or moments[-1].state["side"][0] == 0
     closing = [f for f in fills if f["purpose"] in (Purpose.EXIT, Purpose.STOP, Purpose.TARGET)]
+    ends = [Purpose(int(f["purpose"])).name.lower() for f in closing[-1:]]
+    ends += [Cause(int(e["code"])).name.lower() for e in outside if e["qty"] == 0]
     return {
         "trip": trip,
         "is_over": bool(ended),
-        "ended_by": Purpose(int(closing[-1]["purpose"])).name.lower() if ended and closing else None,
+        "ended_by": ends[-1] if ended and ends else None,
         "fills": len(fills),
         "price": price / 1e8,
         "fees": fees / 1e8,

@@ -66,7 +66,11 @@ def _compare(store: Store, done: BotRehearsal) -> dict[str, Any]:
     "A bot's journal against the policy, and its fills against the backtest."
     result, simulated = done.result, simulate(done.result.part)
     decided, ours = decision_parity(store, result.part.bot), result.run
-    equal = ours.fills.tobytes() == simulated.fills.tobytes() and np.array_equal(ours.equity_e8, simulated.equity_e8)
+    equal = (
+        ours.fills.tobytes() == simulated.fills.tobytes()
+        and ours.payments.tobytes() == simulated.payments.tobytes()
+        and np.array_equal(ours.equity_e8, simulated.equity_e8)
+    )
     facts = model_parity(store, done, simulated).as_dict()
     del facts["id"]
     vetoed = sa.select(sa.func.count()).where(Order.bot == result.part.bot, Order.status == Done.VETOED.name)

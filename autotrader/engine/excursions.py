@@ -54,7 +54,7 @@ def _between(
     numba.void(numba.from_dtype(FILL)[::1], numba.types.UniTuple(numba.int64[::1], 5), numba.float64[:, ::1]),
 )
 def _follow(fills: np.ndarray, tape: tuple[Ints, ...], reaches: Floats) -> None:
-    "Write the lowest and the highest standing of each trip, fractions of what entering it cost; NaN when liquidated."
+    "Write the lowest and the highest standing of each trip, fractions of what entering it cost."
     open_ms, reach = tape[0], reaches[0]
     trip, bar = np.int64(-1), np.int64(0)
     qty = cost = entered = side = np.int64(0)
@@ -69,8 +69,8 @@ def _follow(fills: np.ndarray, tape: tuple[Ints, ...], reaches: Floats) -> None:
         entered += fill.cost if fill.side == side else 0
         _see(reach, qty * (fill.cost / fill.qty) - cost)
         if k + 1 == len(fills) or fills[k + 1].trip != fill.trip:
-            reach[0] = reach[0] / entered if qty == 0 else np.nan
-            reach[1] = reach[1] / entered if qty == 0 else np.nan
+            reach[0] /= entered
+            reach[1] /= entered
             continue
         bar = _bar_at(open_ms, bar, fill.ts_ms)
         until_ms = fills[k + 1].ts_ms
@@ -78,7 +78,7 @@ def _follow(fills: np.ndarray, tape: tuple[Ints, ...], reaches: Floats) -> None:
 
 # %% ../../nbs/40_engine/60_excursions.ipynb #2fbbc6cb
 class Excursions(NamedTuple):
-    "Per completed round trip, before fees and funding, fractions of the value entered; NaN for one that was liquidated."
+    "Per completed round trip, before fees and funding, fractions of the value entered."
 
     mae: Floats  # (t,) maximum adverse excursion: the deepest it stood below zero, 0 or above
     mfe: Floats  # (t,) maximum favourable excursion: the highest it stood above zero, 0 or above

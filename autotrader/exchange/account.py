@@ -37,7 +37,7 @@ from autotrader.core.ports import (
     WalletUpdate,
 )
 from ..engine import fills
-from ..engine.events import EVENT, INTENT, Done, EventKind, IntentKind, OrderKind, Refusal
+from ..engine.events import EVENT, INTENT, Cause, Done, EventKind, IntentKind, OrderKind, Refusal
 
 # %% ../../nbs/65_exchange/10_account.ipynb #56381920
 REMEMBERED = 64  # orders of one book that ended last; a bot asks about one within seconds of its end
@@ -158,7 +158,7 @@ def _update(book: SymbolAccount, event: np.void, held: int) -> Update:
             number=number,
             ts_ms=ts_ms,
             symbol=symbol,
-            cause=PositionCause.LIQUIDATION,
+            cause=PositionCause[Cause(int(event["code"])).name],
             qty=instrument.qty(int(event["qty"])),
             value=instrument.value(int(event["cost"])),
             gained=amount,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..core.clock import DAY_MS
 from ..core.errors import DataError
 from ..core.market import Floats
+from ..engine.events import OUTSIDE
 from ..engine.simulate import STOP, Tape
 from autotrader.plots.canvas import (
     SCALE,
@@ -149,30 +150,25 @@ def _apart(trips: np.ndarray, x: Floats, y: Floats) -> Ints:
     return np.sort(np.array(chosen, np.int64))
 
 # %% ../../nbs/62_plots/20_trades.ipynb #bf45a78c
-def _exits(trips: np.ndarray, tick: float, bars: Priced) -> Floats:
-    "Prices at which trips were left; one that was liquidated ended at the worst price of its last bar."
-    bar = np.clip(np.searchsorted(bars.open_ms, trips["closed_ms"], side="right") - 1, 0, len(bars.open_ms) - 1)
-    worst = np.where(trips["side"] > 0, np.asarray(bars.low)[bar], np.asarray(bars.high)[bar])
-    return np.asarray(np.where(np.isfinite(trips["exit"]), trips["exit"] * tick, worst), np.float64)
-
-
-def _trip_paths(
-    trips: np.ndarray, exits: Floats, tick: float, up: Up, since: int, until: int
-) -> tuple[list[str], list[str]]:
-    "Lines for the stretched box, and triangles for beside it."
+def _trip_paths(trips: np.ndarray, tick: float, up: Up, since: int, until: int) -> tuple[list[str], list[str]]:
+    "Lines for the stretched box, and triangles for beside it; a cross where the venue ended a trip, a dashed line for one that is open."
     x1, x2 = across(trips["opened_ms"], since, until), across(trips["closed_ms"], since, until)
-    y1, y2 = up(trips["entry"] * tick), up(exits)
-    is_won, is_long = trips["pnl_e8"] > 0, trips["side"] > 0
+    y1, y2 = up(trips["entry"] * tick), up(trips["exit"] * tick)
+    is_won, is_long, is_open = trips["pnl_e8"] > 0, trips["side"] > 0, trips["ended"] < 0
     segments = [f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for a, b, c, d in zip(x1, y1, x2, y2, strict=True)]
     ends = [f"M{c:.1f} {d:.1f}h0" for c, d in zip(x2, y2, strict=True)]
-    lines = []
+    lines = [f'<path class="at-start" d="{"".join(segments[i] for i in np.flatnonzero(is_open))}"/>']
     for way, css in ((False, "at-fall"), (True, "at-line")):
-        chosen = np.flatnonzero(is_won == way)
+        chosen = np.flatnonzero((is_won == way) & ~is_open)
         lines.append(f'<path class="{css}" d="{"".join(segments[i] for i in chosen)}"/>')
         lines.append(f'<path class="{css} at-dot" d="{"".join(ends[i] for i in chosen)}"/>')
     marks = [
         f'<svg x="{x / SCALE:.2%}" y="{y:.1f}" overflow="visible"><path class="{"at-gain" if won else "at-loss"}" d="{"M0-4l3.5 7h-7z" if long else "M0 4l3.5-7h-7z"}"/></svg>'
         for x, y, won, long in zip(x1, y1, is_won, is_long, strict=True)
+    ]
+    marks += [
+        f'<svg x="{c / SCALE:.2%}" y="{d:.1f}" overflow="visible"><path class="at-fall" d="M-4-4l8 8M-4 4l8-8"/></svg>'
+        for c, d in zip(x2[trips["ended"] >= OUTSIDE], y2[trips["ended"] >= OUTSIDE], strict=True)
     ]
     return [line for line in lines if 'd=""' not in line], marks
 
@@ -223,6 +219,14 @@ def _records(trips: np.ndarray) -> np.ndarray:
     return trips
 
 
+def _endings(trips: np.ndarray, left: np.ndarray) -> str:
+    "What a cross and a line to the end mean, where there are any."
+    taken = int((trips["ended"] >= OUTSIDE).sum())
+    return (f"; × {taken:,} ended by the venue" if taken else "") + (
+        "; one still open, dashed to the end" if len(left) else ""
+    )
+
+
 def _noted(bars: Priced, candles: Bars, trips: int, drawn: int, unit: str, *, has_stops: bool) -> str:
     made = "" if candles.bar_ms == bars.bar_ms else f", joined from {len(bars.open_ms):,} of {length(bars.bar_ms)}"
     shown = (
@@ -244,6 +248,7 @@ def trades_svg(
     title: str,
     unit: str,  # quote coin
     stops: np.ndarray | None = None,  # STOP records of the run; drawn where every trip is
+    still_open: np.ndarray | None = None,  # TRIP record of `engine.metrics.open_trip`
     width: int = WIDTH,
     height: int = 420,
 ) -> str:
@@ -254,10 +259,13 @@ def trades_svg(
     x = across(trips["opened_ms"], since, until) * room_of(width)[0] / SCALE
     drawn = trips[_apart(trips, x, Up(low=low, high=high, top=0.0, floor=height * 0.65)(trips["entry"] * tick))]
     is_thinned = len(drawn) < len(trips)
-    guards = np.zeros(0, STOP) if stops is None or is_thinned else stops[np.isin(stops["trip"], trips["trip"])]
-    note = _noted(bars, candles, len(trips), len(drawn), unit, has_stops=len(guards) > 0)
+    left = trips[:0] if still_open is None else still_open
+    known = np.concatenate((drawn, left))
+    guards = np.zeros(0, STOP) if stops is None or is_thinned else stops[np.isin(stops["trip"], known["trip"])]
+    marked = _endings(trips, left)
+    note = _noted(bars, candles, len(trips), len(drawn), unit, has_stops=len(guards) > 0) + marked
     up = Up(low=low, high=high, top=top_of(title, note), floor=height - 26 - (74 if is_thinned else 0))
-    lines, marks = _trip_paths(drawn, _exits(drawn, tick, bars), tick, up, since, until)
+    lines, marks = _trip_paths(known, tick, up, since, until)
     strip, words = _counts(trips, since, until, middle=height - 60.0, reach=26.0) if is_thinned else ([], [])
     won = int((trips["pnl_e8"] > 0).sum())
     says = f"Price went from {written(bars.open[0])} to {written(bars.close[-1])} {unit}; {won:,} of {_many(len(trips))} won."
@@ -268,7 +276,7 @@ def trades_svg(
         stretched(
             [
                 *_candle_paths(candles, up, since, until),
-                *_stop_paths(guards, trips, tick, up, since, until),
+                *_stop_paths(guards, known, tick, up, since, until),
                 *strip,
                 *lines,
             ],
@@ -312,12 +320,12 @@ def _columns_of(bars: Bars) -> dict[str, NDArray[Any]]:
     }
 
 
-def _trip_columns(trips: np.ndarray, exits: Floats, tick: float) -> dict[str, NDArray[Any]]:
+def _trip_columns(trips: np.ndarray, tick: float) -> dict[str, NDArray[Any]]:
     return {
         "opened": trips["opened_ms"].astype(np.float64),
         "closed": trips["closed_ms"].astype(np.float64),
         "entry": trips["entry"] * tick,
-        "exit": exits,
+        "exit": trips["exit"] * tick,
         "trip": trips["trip"],
         "side": np.where(trips["side"] > 0, "long", "short"),
         "pnl": trips["pnl_e8"] / 1e8,
@@ -397,7 +405,7 @@ def trades_figure(
         sizing_mode="stretch_width",
     )
     shown, candles = ColumnDataSource(_columns_of(coarse)), ColumnDataSource(_columns_of(fine))
-    entered = ColumnDataSource(_trip_columns(drawn, _exits(drawn, tick, bars), tick))
+    entered = ColumnDataSource(_trip_columns(drawn, tick))
     entries = _drawn(plot, shown, entered, unit)
     entries.visible = len(drawn) <= _MARKED
     parts = {

@@ -18,7 +18,7 @@ from ..core.clock import DAY_MS, iso
 from ..core.errors import ConfigError
 from ..engine.excursions import excursions
 from ..engine.fills import overshoot
-from ..engine.metrics import Stats, daily_returns, in_words, round_trips
+from ..engine.metrics import Stats, daily_returns, in_words, open_trip, round_trips
 from ..plots.distributions import excursions_svg, spread_svg, underwater_svg
 from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
@@ -107,7 +107,8 @@ def _trips_drawn(result: Result) -> str:
     part, coin = result.part, coin_of(result.part.instrument.symbol)
     tick, title = float(part.instrument.rules.tick_size), f"Round trips on {part.instrument.symbol}"
     bars = bars_of_tape(part.tape, tick=tick)
-    return trades_svg(bars, round_trips(result.run), stops=result.run.stops, tick=tick, title=title, unit=coin)
+    trips, left = round_trips(result.run), open_trip(result.run, part.tape)
+    return trades_svg(bars, trips, stops=result.run.stops, still_open=left, tick=tick, title=title, unit=coin)
 
 
 def _pictures(result: Result) -> Markup:
@@ -158,11 +159,7 @@ def _spreads(result: Result) -> Markup:
     if len(trips):
         pictures.insert(0, spread_svg(trips, title="Round trips, after fees", unit=coin, what="round trips"))
         reach = excursions(result.run, result.part.tape)
-        known = np.isfinite(reach.mae) & np.isfinite(reach.mfe)
-        if known.any():
-            pictures.append(
-                excursions_svg(reach.mae[known], reach.mfe[known], trips[known], title="How far round trips went")
-            )
+        pictures.append(excursions_svg(reach.mae, reach.mfe, trips, title="How far round trips went"))
     return section("How results are distributed", *map(figure, pictures))
 
 # %% ../../nbs/63_report/30_backtest.ipynb #8017bbc5
@@ -328,7 +325,7 @@ def doubts(result: Result) -> list[str]:
     told = [*doubts_said(part, result.run, stats), *_fills_said(result)]
     if stats.liquidations:
         told.append(
-            f"{stats.liquidations:,} positions were liquidated; the loss is the margin, as the venue's rules have it."
+            f"{_many(stats.liquidations, 'position')} {'was' if stats.liquidations == 1 else 'were'} liquidated; the loss is the margin, as the venue's rules have it."
         )
     return [*told, *_noted_said(result.run.notes)]
 

@@ -18,6 +18,7 @@ from ..core.market import from_e8
 from autotrader.engine.events import (
     EVENT,
     INTENT,
+    OUTSIDE,
     PARAMS,
     SCHEMA,
     STATE,
@@ -126,10 +127,11 @@ def _trips(part: Part, run: Run, decided_ms: Mapping[int, int]) -> dict[tuple[in
     "Trips by (bar of the decision, side); `decided_ms` by trip, the first fill's stamp where it has none."
     state, mark = run.state[0], int(part.tape.close[-1])
     unrealised = (int(state["qty"]) * mark - int(state["cost"])) * part.instrument.rules.unit_e8
-    numbers = run.fills["trip"]
+    fills = run.fills[run.fills["purpose"] < OUTSIDE]
+    numbers = fills["trip"]
     trips: dict[tuple[int, int], _Trip] = {}
     for number in np.unique(numbers):
-        mine = run.fills[numbers == number]
+        mine = fills[numbers == number]
         entries = mine[np.isin(mine["purpose"], (Purpose.ENTRY, Purpose.ADD))]
         pnl = int(mine["pnl_e8"].sum() - mine["fee_e8"].sum())
         trip = _Trip(
@@ -184,7 +186,8 @@ def _equity_e8(part: Part, run: Run) -> int:
 
 
 def _outside_e8(run: Run) -> int:
-    return int(run.state["realised_e8"][0]) - int(run.fills["pnl_e8"].sum())
+    ours = run.fills["purpose"] < OUTSIDE
+    return int(run.state["realised_e8"][0]) - int(run.fills["pnl_e8"][ours].sum())
 
 
 def model_parity(

@@ -198,6 +198,7 @@ def _review(store: Store, bot: RehearsedBot) -> BotRehearsal:
     run = Run(
         fills=folded.fills,
         stops=folded.stops,
+        payments=folded.payments,
         equity_e8=bot.equity_e8,
         day_ms=day_ms,
         day_equity_e8=day_equity_e8,

@@ -21,7 +21,6 @@ from autotrader.engine.metrics import (
     deepest_fall,
     equity_returns,
     sharpe_ratio,
-    spread_loss,
     trip_statistics,
 )
 from ..engine.simulate import Ints
@@ -60,50 +59,32 @@ def daily_equity(store: Store, bot: str) -> DailyEquity | None:
     return DailyEquity(began.ts_ms, to_e8(start), days, equity)
 
 # %% ../../nbs/80_status/50_performance.ipynb #c86354c8
-_TRIP = np.dtype([(name, "i8") for name in ("trip", "opened_ms", "closed_ms", "gross_e8", "pnl_e8", "is_over")])
-_NO_TRIPS = np.zeros(0, _TRIP), np.zeros(0)
+_TRIP = np.dtype([(name, "i8") for name in ("trip", "opened_ms", "closed_ms", "pnl_e8", "is_over")])
+_NO_TRIPS = np.zeros(0, _TRIP)
 
 
-def trips_of(store: Store, bot: str, *, after: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    "A bot's trips numbered above `after`, oldest first, and what each has left on the table; reads only those."
+def trips_of(store: Store, bot: str, *, after: int = 0) -> np.ndarray:
+    "A bot's trips numbered above `after`, oldest first; reads only those."
     view = round_trips.c
     wanted = sa.select(round_trips).where(view.bot == bot, view.trip > after).order_by(view.trip)
     with store.read() as connection:
         rows = connection.execute(wanted).all()
-    trips, held = np.zeros(len(rows), _TRIP), np.zeros(len(rows))
+    trips = np.zeros(len(rows), _TRIP)
     for i, row in enumerate(rows):
         left = (row.entry_qty or 0) - (row.exit_qty or 0)
         opened_ms, closed_ms = (round(when.timestamp() * 1000) for when in (row.opened, row.closed))
-        gross_e8, is_over = to_e8(row.pnl), not left or i < len(rows) - 1
-        trips[i] = (row.trip, opened_ms, closed_ms, gross_e8, gross_e8 - to_e8(row.fee), is_over)
-        held[i] = float(left * (row.entry_price or 0))
-    return trips, held
+        is_over = not left or i < len(rows) - 1
+        trips[i] = (row.trip, opened_ms, closed_ms, to_e8(row.pnl) - to_e8(row.fee), is_over)
+    return trips
 
 # %% ../../nbs/80_status/50_performance.ipynb #65d4e8a2
 _STALE_MS = 30_000
 
 
-@dataclass(slots=True)
-class _Book:
-    "Trips of one bot that were read."
-
-    over: np.ndarray = field(default_factory=lambda: _NO_TRIPS[0])
-    held: np.ndarray = field(default_factory=lambda: _NO_TRIPS[1])
-    open_e8: int = 0  # what the open trip has realised
-    realised_e8: int = 0  # by the bot's own books
-
-    def read(self, store: Store, bot: str, realised_e8: int) -> None:
-        "What is new since."
-        after = int(self.over["trip"][-1]) if len(self.over) else 0
-        trips, held = trips_of(store, bot, after=after)
-        is_over = trips["is_over"] == 1
-        self.over, self.held = np.concatenate((self.over, trips[is_over])), np.r_[self.held, held[is_over]]
-        self.open_e8, self.realised_e8 = int(trips["gross_e8"][~is_over].sum()), realised_e8
-
-    def trips(self) -> np.ndarray:
-        "Completed round trips, a liquidation's loss among them."
-        lost_e8 = self.realised_e8 - self.open_e8 - int(self.over["gross_e8"].sum())
-        return spread_loss(self.over.copy(), self.held, lost_e8)
+def _read_on(store: Store, bot: str, over: np.ndarray) -> np.ndarray:
+    "The bot's completed trips, with those that were over when it was last asked."
+    trips = trips_of(store, bot, after=int(over["trip"][-1]) if len(over) else 0)
+    return np.concatenate((over, trips[trips["is_over"] == 1]))
 
 # %% ../../nbs/80_status/50_performance.ipynb #a2c086af
 class Tally:
@@ -111,7 +92,6 @@ class Tally:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._books: dict[str, _Book] = {}
         self._trips: dict[str, np.ndarray] = {}
         self._newest: list[str] | None = None  # trade up to which they are counted
         self._at_ms = 0
@@ -132,10 +112,8 @@ class Tally:
 
     def _count(self) -> None:
         with self.store.read() as connection:
-            realised = {bot: int(kept.state["realised_e8"]) for bot, kept in kept_of(connection).items()}
-        for bot, realised_e8 in realised.items():
-            self._books.setdefault(bot, _Book()).read(self.store, bot, realised_e8)
-        self._trips = {bot: book.trips() for bot, book in self._books.items()}
+            bots = list(kept_of(connection))
+        self._trips |= {bot: _read_on(self.store, bot, self._trips.get(bot, _NO_TRIPS)) for bot in bots}
 
     def trips(self, bot: str, now_ms: int) -> np.ndarray:
         "A bot's completed round trips, as they were counted last; an old count starts a new one."
@@ -143,7 +121,7 @@ class Tally:
             self.refresh(now_ms)
         elif now_ms - self._at_ms > _STALE_MS and not self._lock.locked():
             threading.Thread(target=self.refresh, args=(now_ms,), daemon=True).start()
-        return self._trips.get(bot, _NO_TRIPS[0])
+        return self._trips.get(bot, _NO_TRIPS)
 
 # %% ../../nbs/80_status/50_performance.ipynb #cedfaf0f
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def _closes(tape: Tape) -> tuple[Ints, Ints]:
 
 
 def held_spans(played: Run, tape: Tape) -> HeldSpans:
-    "Trips of a run in bars; a liquidated one, which leaves no fill, counts to its last fill."
+    "Trips of a run in bars; one that is still open counts to the end."
     fills, (ends, bars) = played.fills, _closes(tape)
     first = np.flatnonzero(np.diff(fills["trip"], prepend=-1))
     last = np.append(first[1:], len(fills))[: len(first)] - 1

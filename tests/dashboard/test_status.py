@@ -39,7 +39,7 @@ QUESTIONS: dict[str, Callable[[Store], object]] = {
     "equity of all": lambda store: equity_of(store, points=300),
     "equity of a week": lambda store: equity_of(store, points=300, days=7),
     "equity of a bot": lambda store: equity_of(store, bot=BOTS[0], points=2000),
-    "performance": lambda store: performance_of(store, BOTS[0], trips_of(store, BOTS[0], after=10**9)[0]),
+    "performance": lambda store: performance_of(store, BOTS[0], trips_of(store, BOTS[0], after=10**9)),
     "round trips that are new": lambda store: trips_of(store, BOTS[0], after=newest_trip(store) - 5),
     "events": lambda store: events_of(store, before_id=500),
     "commands": lambda store: commands_of(store),

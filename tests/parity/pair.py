@@ -116,6 +116,7 @@ COUNTED = (
 
 def assert_same_run(case: Case, found: Run, desk: Desk) -> None:
     assert [tuple(fill) for fill in found.fills.tolist()] == [tuple(map(int, fill)) for fill in desk.fills]
+    assert found.payments.tolist() == desk.payments
     assert found.equity_e8.tolist() == desk.equity_e8
     assert found.notes == dict(desk.notes)
     assert found.tiers == dict(desk.tiers)

@@ -1090,6 +1090,7 @@ class Desk:
         self.bot = Bot(params, wallet_e8)
         self.venue = Venue(plain(costs), wallet_e8)
         self.fills: list[Fill] = []
+        self.payments: list[tuple[int, int, int, int]] = []  # stamp, trip, steps held, amount
         self.equity_e8: list[int] = []
         self.notes: Counter = Counter()
         self.tiers: Counter = Counter()
@@ -1110,6 +1111,10 @@ class Desk:
                     waiting.extend(self.venue.accept(wish, ts_ms))
 
     def _hear(self, event: Happening) -> list[Wish]:
+        if event.kind == EventKind.EXTERNAL:
+            self._take(event)
+        if event.kind == EventKind.MONEY and event.code == Money.FUNDING:
+            self.payments.append((event.ts_ms, self.bot.trip, self.bot.held, event.amount_e8))
         if event.kind != EventKind.FILL:
             return self.bot.hear(self.seq, event)
         order = self.bot.orders.get(event.key) or self.bot.guards[event.key]
@@ -1122,6 +1127,21 @@ class Desk:
             Fill(event.ts_ms, event.key, trip, order.purpose, order.side, *fresh, pnl_e8=pnl_e8, maker=event.code)
         )
         return wishes
+
+    def _take(self, event: Happening) -> None:
+        "A position taken away whole: what was paid for it, less what is lost, came back for it."
+        bot = self.bot
+        assert event.qty == 0 and bot.held != 0
+        worth = sign(bot.held) * Fraction(event.amount_e8, bot.p.unit_e8) + bot.basis
+        assert worth.denominator == 1
+        row = {
+            "side": -sign(bot.held),
+            "qty": abs(bot.held),
+            "cost": int(worth),
+            "fee_e8": 0,
+            "pnl_e8": event.amount_e8,
+        }
+        self.fills.append(Fill(event.ts_ms, 0, bot.trip, 10 + event.code, **row, maker=0))
 
 
 def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.ndarray, wallet_e8: int) -> Desk:

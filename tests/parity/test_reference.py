@@ -25,6 +25,7 @@ from autotrader.engine.events import (
     Note,
     Pause,
     Purpose,
+    Reason,
     Refusal,
     Sizing,
     Split,
@@ -53,7 +54,7 @@ def features(case: Case, desk: Desk) -> set[str]:
     out = set(desk.notes) | {name for name in ("ambiguous", "expired_inside", "capped", "liquidations") if counts[name]}
     exits = {(f.ts_ms, -f.side) for f in fills if f.purpose == Purpose.EXIT}
     entries = {(f.ts_ms, f.side) for f in fills if f.purpose == Purpose.ENTRY}
-    out |= {f"{Purpose(f.purpose).name} {'long' if f.side > 0 else 'short'}" for f in fills}
+    out |= {f"{Reason(f.purpose).name} {'long' if f.side > 0 else 'short'}" for f in fills}
     out |= {"maker" for f in fills if f.maker} | {"taker" for f in fills if not f.maker}
     out |= {f"{Sizing(p['sizing']).name}" for _ in fills[:1]} | {f"split {Split(p['split']).name}" for _ in fills[:1]}
     out |= {f"tier unit {p['tier_unit']}, {m}" for m in desk.tiers}
@@ -103,7 +104,7 @@ def _jumps(case: Case, desk: Desk) -> set[str]:
 
 MUST_HAPPEN = {
     *(note.name for note in Note if note not in UNREACHABLE),
-    *(f"{p.name} {side}" for p in Purpose for side in ("long", "short")),
+    *(f"{p.name} {side}" for p in (*Purpose, Reason.LIQUIDATION) for side in ("long", "short")),
     *("ambiguous", "expired_inside", "capped", "liquidations", "maker", "taker", "rebate"),
     *(sizing.name for sizing in Sizing),
     *(f"split {split.name}" for split in Split),
@@ -139,6 +140,7 @@ def test_the_short_cuts_of_the_loop_change_nothing(case: Case) -> None:
     short, full = simulated(case), simulated(case, shortcuts=False)
     assert short.fills.tobytes() == full.fills.tobytes()
     assert short.stops.tobytes() == full.stops.tobytes()
+    assert short.payments.tobytes() == full.payments.tobytes()
     assert short.equity_e8.tolist() == full.equity_e8.tolist()
     assert (short.day_ms.tolist(), short.day_equity_e8.tolist()) == (full.day_ms.tolist(), full.day_equity_e8.tolist())
     assert (short.notes, short.tiers, short.held) == (full.notes, full.tiers, full.held)

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from autotrader.engine.events import PARAMS, Split, new_state
 from autotrader.engine.excursions import excursions
+from autotrader.engine.events import Reason
 from autotrader.engine.fills import COSTS, new_venue
 from autotrader.engine.metrics import (
     FEWEST_DAYS,
@@ -27,6 +28,7 @@ from autotrader.engine.metrics import (
     in_words,
     measure,
     monthly_returns,
+    open_trip,
     round_trips,
 )
 from autotrader.engine.signals import Signals
@@ -283,17 +285,21 @@ def test_round_trips_add_up_as_pandas_groups_them() -> None:
         assert (trip["fee_e8"], trip["pnl_e8"]) == (part.fee_e8.sum(), (part.pnl_e8 - part.fee_e8).sum())
 
 
-def test_an_open_trip_is_left_out_and_a_liquidated_one_has_its_loss() -> None:
-    fills = np.zeros(3, FILL)
-    fills["trip"], fills["side"], fills["qty"], fills["cost"] = [1, 2, 2], [1, 1, -1], 2, [200, 200, 220]
-    fills["pnl_e8"], fills["fee_e8"] = [0, 0, 20], 1
+def test_an_open_trip_is_left_out_and_a_liquidated_one_ends_where_its_margin_does() -> None:
+    fills = np.zeros(4, FILL)
+    fills["trip"], fills["side"], fills["qty"] = [1, 1, 2, 2], [1, -1, 1, -1], 2
+    fills["cost"], fills["pnl_e8"], fills["fee_e8"] = [200, 130, 200, 220], [0, -70, 0, 20], [1, 0, 1, 1]
+    fills["ts_ms"], fills["purpose"] = [0, 50, 60, 90], [0, Reason.LIQUIDATION, 0, Reason.EXIT]
     found = lived([WALLET_E8], fills=fills)
-    found.state["realised_e8"] = 20 - 70  # what the first lost, it left no fill
     trips = round_trips(found)
     assert list(trips["pnl_e8"]) == [-1 - 70, 18]
-    assert np.isnan(trips["exit"][0]) and trips["exit"][1] == 110
+    assert list(trips["exit"]) == [65, 110] and list(trips["closed_ms"]) == [50, 90]
+    assert list(trips["ended"]) == [Reason.LIQUIDATION, Reason.EXIT]
     found.state["qty"] = 2
-    assert len(round_trips(replace(found, fills=fills[:2]))) == 1
+    assert len(round_trips(replace(found, fills=fills[:3]))) == 1
+    tape = walk(1, 24)
+    (left,) = open_trip(replace(found, fills=fills[:3]), tape)
+    assert (left["trip"], left["entry"], left["exit"], left["ended"]) == (2, 100, tape.close[-1], -1)
 
 
 # money ---

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotrader.core.errors import DataError
+from autotrader.engine.events import Reason
 from autotrader.engine.metrics import TRIP
 from autotrader.plots import canvas
 from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
@@ -171,11 +172,18 @@ def test_the_trips_drawn_are_counted_and_hold_the_largest(n: int, seed: int) -> 
     assert f'<svg x="{x:.2%}"' in picture
 
 
-def test_a_liquidated_trip_has_an_end() -> None:
+def test_a_trip_that_the_venue_ended_has_a_cross_and_an_open_one_a_dashed_line() -> None:
     market = bars(5_000)
     done = trips(3, market)
-    done["exit"][1] = np.nan
-    assert "nan" not in trades_svg(market, done, tick=0.1, title="", unit="USDT")
+    usual = trades_svg(market, done, tick=0.1, title="", unit="USDT")
+    assert "M-4-4l8 8" not in usual and "still open" not in usual
+    done["ended"][1] = Reason.LIQUIDATION
+    left = done[2:].copy()
+    left["ended"] = -1
+    picture = trades_svg(market, done[:2], still_open=left, tick=0.1, title="", unit="USDT")
+    assert picture.count("M-4-4l8 8") == 1 and 'class="at-start"' in picture
+    told = " ".join(re.sub("<[^>]*>", " ", picture).split())
+    assert "2 round trips" in told and "× 1 ended by the venue; one still open, dashed to the end" in told
     assert trades_svg(market, done[:0], tick=0.1, title="", unit="USDT").count("0 round trips") >= 1
 
 

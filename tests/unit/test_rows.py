@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import re
+import sqlite3
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import autotrader as at
+from autotrader.engine.excursions import excursions
 
 HOURS, ENTERED, FALLEN = 300, 100, 129
 START_MS = 1_704_067_200_000  # 2024-01-01
@@ -115,3 +119,98 @@ def test_a_notebook_tells_it_too() -> None:
 def test_nothing_open_says_nothing(held: Path) -> None:
     done = run(held, *HELD, "--set", "strategy_params.side=0", "--json").told["bots"][0]
     assert (done["open_position"], done["open_trips"], done["open_pnl"]) == (None, 0, 0.0)
+
+
+# what the venue took ---
+
+
+class Held:
+    "The strategy of the desk, in a notebook."
+
+    name, warmup = "held", 0
+
+    def signals(self, candles: at.Candles) -> at.Signals:
+        direction = np.zeros(len(candles), np.int8)
+        direction[ENTERED:][:1] = 1
+        return at.Signals(direction, np.zeros(len(candles), np.int8), np.ones(len(candles)))
+
+
+@pytest.fixture(scope="module")
+def fallen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_desk(tmp_path_factory.mktemp("fallen"), 20_000.0)
+
+
+FALLEN_ONE = ("--set", 'sizing="lot"', "--set", "base_lot=1", "--set", "initial_capital_usdt=100000")
+
+
+def test_a_liquidation_is_a_row_wherever_fills_are_told(fallen: Path) -> None:
+    words = (*PLAY, *FALLEN_ONE, "--set", "strategy_params.sl_ratio=150", "--trades", "t.csv")
+    (row,) = run(fallen, *words, "--json").told["bots"]
+    assert (row["trades"], row["liquidations"], row["open_trips"], row["fills"]) == (1, 1, 0, 2)
+    with (fallen / "t.csv").open(newline="") as file:
+        bought, taken = csv.DictReader(file)
+    assert (taken["reason"], taken["side"], taken["quantity"]) == ("liquidation", "SELL", bought["quantity"])
+    assert taken["time"].startswith("2024-01-06T09:") and float(taken["pnl"]) == pytest.approx(-6_000, rel=0.01)
+    assert float(taken["pnl"]) == pytest.approx(float(taken["price"]) - float(bought["price"]))
+    assert float(taken["pnl"]) - float(bought["fee"]) == pytest.approx(row["pnl"])
+    assert row["trip_hours"] == pytest.approx(29, abs=0.01)  # held from 05:00 to the fall a day later
+    assert "liquidated" in flat(run(fallen, *words).out)
+    page = Path(run(fallen, *words, "--report", "--json").told["report"]).read_text()
+    told = flat(re.sub("<[^>]*>", " ", page))
+    assert "× 1 ended by the venue" in told and "1 position was liquidated" in told
+
+
+def test_a_rehearsal_has_the_same_rows_in_its_journal_and_its_database(fallen: Path) -> None:
+    candles = at.load(
+        "BTCUSDT", "1h", venue="bybit", since="2024-01-01", until="2024-01-13", config=fallen / "config.toml"
+    )
+    bot = {"sizing": "lot", "base_lot": 1.0, "initial_capital_usdt": 100_000.0}
+    bot |= {"strategy_params": {"sl_ratio": 150.0}}
+    hold = Held()
+    risk = dict.fromkeys(("max_order_notional_usdt", "max_bot_notional_usdt", "max_total_notional_usdt"), 1e6)
+    lived = at.rehearse(hold, candles, bot=bot, risk=risk, folder=fallen / "lived")
+    played = at.backtest(hold, candles, bot=bot, config="nowhere.toml")
+    assert lived.is_sound and lived.fills.equals(played.fills) and lived.trades.equals(played.trades)
+    assert played.fills.reason.tolist() == ["entry", "liquidation"]
+    assert played.trades.ended.tolist() == ["liquidation"]
+    with sqlite3.connect(fallen / "lived" / "rehearsal.db") as database:
+        stored = database.execute("SELECT purpose, fills.qty FROM fills JOIN orders USING (link_id) ORDER BY ts_ms")
+        assert [purpose for purpose, _ in stored] == ["ENTRY", "LIQUIDATION"]
+    reach = excursions(played.run, played.part.tape)
+    assert reach.mae[0] == pytest.approx(6_000 / 30_000, rel=0.01) and 0 <= reach.mfe[0] < 0.01
+
+
+# what holding cost ---
+
+
+@pytest.fixture(scope="module")
+def funded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = a_desk(tmp_path_factory.mktemp("funded"), 29_000.0)
+    with (folder / "BTCUSDT_funding.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["timestamp", "funding_rate"])
+        writer.writerows([START_MS + i * 8 * HOUR_MS, 0.0001] for i in range(HOURS // 8))
+    done = run(folder, "data", "import", "BTCUSDT_funding.csv", "--venue", "bybit", "--symbol", "BTCUSDT")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.mark.parametrize("ratio", [8, 50])  # stopped by the fall, and held to the end
+def test_the_rows_of_the_file_sum_to_the_change_of_the_wallet(funded: Path, ratio: int) -> None:
+    words = (*PLAY, *FALLEN_ONE, "--set", f"strategy_params.sl_ratio={ratio}", "--trades", "t.csv")
+    (row,) = run(funded, *words, "--json").told["bots"]
+    with (funded / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paid = [each for each in rows if each["reason"] == "funding"]
+    left = row["open_position"]
+    assert (left is not None) == (ratio == 50) and row["trades"] == int(ratio == 8)
+    assert len(paid) >= 4 and [each["time"] for each in rows] == sorted(each["time"] for each in rows)
+    wallet = sum(Decimal(each["pnl"]) - Decimal(each["fee"]) for each in rows)
+    assert wallet == Decimal(str(round(row["pnl"] - row["open_pnl"], 8)))
+    assert sum(Decimal(each["pnl"]) for each in paid) == Decimal(str(row["funding"]))
+    for each in paid:  # the position times its price times the rate, and it trades nothing
+        assert Decimal(each["pnl"]) == -Decimal(each["price"]) * Decimal("0.0001")
+        assert (each["quantity"], each["side"]) == ("0", "")
+    held = sum(Decimal(each["quantity"]) * (1 if each["side"] == "BUY" else -1) for each in rows)
+    assert held == (1 if ratio == 50 else 0)
+    assert f"{len(rows) - len(paid)} fills and {len(paid)} payments of funding in" in flat(run(funded, *words).out)
