@@ -7,7 +7,7 @@ __all__ = ['DailyEquity', 'daily_equity', 'trips_of', 'Tally', 'Performance', 'p
 
 # %% ../../nbs/80_status/50_performance.ipynb #b829b73b
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 

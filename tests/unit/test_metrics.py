@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autotrader.engine.events import PARAMS, Split, new_state
+from autotrader.engine.events import PARAMS, Reason, Split, new_state
 from autotrader.engine.excursions import excursions
-from autotrader.engine.events import Reason
 from autotrader.engine.fills import COSTS, new_venue
 from autotrader.engine.metrics import (
     FEWEST_DAYS,
