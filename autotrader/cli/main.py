@@ -19,7 +19,7 @@ from .dashboard import dashboard
 from .data import data
 from .explain import explain
 from .jobs import job
-from .options import ConfigOption, JsonOption, answer, desk
+from .options import ConfigOption, JsonOption, answer, desk, spoken
 from .quickstart import quickstart
 from .rules import rules
 from .run import run
@@ -126,7 +126,7 @@ def _place(error: BaseException) -> str:
 
 def _report(error: Exception) -> str:
     "The line to print for an error; it is in the log, too, where there is one."
-    log, text = logging.getLogger("autotrader"), " ".join(str(error).split())
+    log, text = logging.getLogger("autotrader"), spoken(" ".join(str(error).split()))
     files = [
         handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
     ]

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ConfigOption', 'JsonOption', 'ReplayOption', 'VenueOption', 'SymbolOption', 'TimeframeOption', 'FromOption',
            'ToOption', 'BotsOption', 'BotOption', 'StrategyOption', 'SetOption', 'ReportOption', 'SpeedOption',
-           'FreshOption', 'REPLAY_SPEED', 'changes_of', 'replay_words', 'desk', 'database_of', 'open_database',
-           'answer']
+           'FreshOption', 'REPLAY_SPEED', 'ARGUMENTS', 'changes_of', 'replay_words', 'desk', 'database_of',
+           'open_database', 'spoken', 'answer']
 
 # %% ../../nbs/99_cli/15_options.ipynb #73a7ec19
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,6 +125,34 @@ def open_database(settings: "Settings", *, create: bool = False, replay: bool = 
         database_of(settings, replay=replay), folder=settings.folder, create=create, declared=settings.instruments
     )
 
+# %% ../../nbs/99_cli/15_options.ipynb #1412dee6
+ARGUMENTS = {  # of functions below, and what they are called here
+    "allow_gaps": "--allow-gaps",
+    "bot": "--bot",
+    "config": "--config",
+    "data": "--data",
+    "direct": "--direct",
+    "fresh": "--fresh",
+    "overwrite": "--overwrite",
+    "ranges": "--range",
+    "replay": "--replay",
+    "since": "--from",
+    "skip_off_grid": "--skip-off-grid",
+    "strategy": "--strategy",
+    "stress": "--stress",
+    "symbol": "--symbol",
+    "timeframe": "--timeframe",
+    "until": "--to",
+    "venue": "--venue",
+    "warmup": "--warmup",
+}
+_ARGUMENT = re.compile(f"`({'|'.join(ARGUMENTS)})`")
+
+
+def spoken(text: str) -> str:
+    "A sentence about Python arguments in words of the command line."
+    return _ARGUMENT.sub(lambda found: ARGUMENTS[found[1]], text)
+
 # %% ../../nbs/99_cli/15_options.ipynb #177e0f71
 def answer(
     document: Any,  # for scripts: anything `output.plain` takes
@@ -134,4 +163,4 @@ def answer(
     "Print one of the two."
     from autotrader.cli.output import as_json as write
 
-    typer.echo(write(document) if as_json else text)
+    typer.echo(spoken(write(document) if as_json else text))

@@ -173,7 +173,7 @@ def sweep(
     settings = desk(config)
     words = changes_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     chosen = choose_one(settings, bot, strategy, words)
-    varied = parse_ranges(ranges_of(settings, chosen, ranges or []))
+    varied = parse_ranges(ranges_of(settings, chosen, ranges or []), name="--range")
     if paged:
         reports_of(settings.folder, "sweep")
     with open_database(settings) as store:

@@ -186,17 +186,19 @@ def walkforward(
     from autotrader.desk.choice import choose_one, period, ranges_of
     from autotrader.desk.walkforward import walkforward_bot
     from autotrader.report.folder import reports_of
+    from autotrader.search.grid import parse_ranges
 
     settings = desk(config)
     words = changes_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     lengths = {"train_days": days_of(train, "--train"), "test_days": days_of(test, "--test"), "embargo_days": embargo}
     chosen = choose_one(settings, bot, strategy, words)
+    varied = parse_ranges(ranges_of(settings, chosen, ranges or []), name="--range")
     if paged:
         reports_of(settings.folder, "walkforward")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
         found = walkforward_bot(
-            chosen, store, settings, ranges=ranges_of(settings, chosen, ranges or []), since_ms=since_ms, until_ms=until_ms,
+            chosen, store, settings, ranges=varied, since_ms=since_ms, until_ms=until_ms,
             **lengths, is_anchored=anchored, metric=metric, selector=selector, scheduler=scheduler, progress=not as_json and sys.stderr.isatty(),
         )  # fmt: skip
     asked = {

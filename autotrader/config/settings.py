@@ -678,7 +678,7 @@ def load(
     "Read, merge and check the configuration; raises `ConfigError` in one line naming place, key, value and remedy."
     path = Path("config.toml") if path is None else Path(path)
     if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; `autotrader init` writes one, --config names another")
+        raise ConfigError(f"{path}: there is no such file; `autotrader init` writes one, `config` names another")
     folder = path.absolute().parent
     settings = parse(read_text(path), path=path, env=read_env(folder, os.environ if environ is None else environ))
     secret = folder / ".env"

@@ -254,7 +254,7 @@ class Whom(BaseModel):
 def silence(runner: Runner) -> str:
     "What to tell people while the runner is silent."
     since = "has never been heard of" if runner.silent_s is None else f"has been silent for {runner.silent_s} s"
-    return f"the runner {since}, so nobody would act on this: start it with `autotrader run`, or use --direct on the command line"
+    return f"the runner {since}, so nobody would act on this: start it with `autotrader run`, or give the command as in `autotrader stop --direct`"
 
 
 def submit(view: DeskView, command: str, bot: str | None, who: str) -> CommandRow:

@@ -315,7 +315,7 @@ def download(
     until_ms = min(until_ms, now_ms - now_ms % timeframe_ms(timeframe))
     if since_ms >= until_ms:
         raise ConfigError(
-            f"nothing to download between {iso(since_ms)} and {iso(until_ms)}: --from must lie before --to, and before now"
+            f"nothing to download between {iso(since_ms)} and {iso(until_ms)}: `since` must lie before `until`, and before now"
         )
     session = connect(endpoint)
     answer = ask(session.get_instruments_info, category="linear", symbol=symbol)

@@ -234,8 +234,8 @@ def _cleaned(column: str, label: str, where: str) -> str:
 
 def _unsaid(column: str, may_be: tuple[str, ...], where: str) -> DataError:
     if len(may_be) > 1:
-        return DataError(f"{where} may be {' or '.join(may_be)} by its name: add --{column}")
-    return DataError(f"{where} does not say its {column}: add --{column}")
+        return DataError(f"{where} may be {' or '.join(may_be)} by its name: add `{column}`")
+    return DataError(f"{where} does not say its {column}: add `{column}`")
 
 
 def _choose(
@@ -253,7 +253,7 @@ def _choose(
     for label in pc.unique(labels).to_pylist():
         present.setdefault(_cleaned(column, str(label), where), []).append(label)
     if wanted and wanted not in present:
-        raise DataError(f"{where} holds {column} {', '.join(sorted(present))}, not {wanted}: change --{column}")
+        raise DataError(f"{where} holds {column} {', '.join(sorted(present))}, not {wanted}: change `{column}`")
     for name, spelt in sorted(present.items()):
         if wanted in (None, name):
             yield name, table.filter(pc.is_in(labels, pa.array(spelt, pa.string()))) if len(present) > 1 else table
@@ -269,11 +269,11 @@ def _timeframe(open_ms: Stamps, given: str | None, named: str | None, where: str
     if not (spacing > 0).any():
         if given or named:
             return str(given or named)
-        raise DataError(f"{where} has a single bar, so its spacing is unknown: add --timeframe")
+        raise DataError(f"{where} has a single bar, so its spacing is unknown: add `timeframe`")
     lengths, counts = np.unique(spacing[spacing > 0], return_counts=True)
     usual = int(lengths[np.argmax(counts)])
     if given and timeframe_ms(given) != usual:
-        raise DataError(f"{where}: stamps are {usual / 60_000:g} minutes apart, --timeframe says {given}")
+        raise DataError(f"{where}: stamps are {usual / 60_000:g} minutes apart, `timeframe` says {given}")
     if usual not in _BY_LENGTH:
         raise DataError(
             f"{where}: stamps are {usual / 60_000:g} minutes apart, which is no timeframe; known are {', '.join(_TIMEFRAMES)}"
@@ -315,7 +315,7 @@ def _published(table: pa.Table, kind: str, time: str, value: str, venue: str, sy
     unit = _INTEREST_NAMES.get(value)
     if unit not in (None, interest_unit(venue)):
         raise DataError(
-            f"{where}: {venue}'s open interest is kept in {interest_unit(venue)}, column {value} is in {unit}: convert it, or correct --venue"
+            f"{where}: {venue}'s open interest is kept in {interest_unit(venue)}, column {value} is in {unit}: convert it, or correct `venue`"
         )
     return Published(kind=kind, venue=venue, symbol=symbol, ts_ms=ts_ms, values=values)
 
@@ -463,7 +463,7 @@ def _keep_stored(store: Store, series: Imported, file: str) -> None:
         what = f"{series.venue} {series.symbol} {name}"
         raise DataError(
             f"{file}: {differs.sum()} of {common.size} values stored as {what} are others here (first {iso(int(common[first]))}:"
-            f" {names[column]} {old[column, first]:.10g} stored, {new[column, first]:.10g} here): another market, kind or unit needs another --symbol or --venue; --overwrite corrects what is stored"
+            f" {names[column]} {old[column, first]:.10g} stored, {new[column, first]:.10g} here): another market, kind or unit needs another `symbol` or `venue`; `overwrite` corrects what is stored"
         )
 
 # %% ../../nbs/20_data/20_importers.ipynb #122c70c0
@@ -565,7 +565,7 @@ def import_folder(
 ) -> FolderImport:
     "Import every file of a folder that holds market data, each one whole or not at all; raises `DataError` when nothing could be."
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: check --data")
+        raise DataError(f"{folder} is not a folder: check its path")
     records, refused = list[Record](), list[str]()
     venue = venue and venue_of(venue)
     allowed = _Allowed(gaps=allow_gaps, off_grid=skip_off_grid, overwrite=overwrite)

@@ -385,7 +385,7 @@ def load_market(
     "Everything recorded on one market with since ≤ open < until; raises `DataError` when there are no bars or they cannot be traded on."
     if since_ms >= until_ms:
         raise DataError(
-            f"{venue} {symbol}: the period {iso(since_ms)} – {iso(until_ms)} is empty or reversed: --from must lie before --to"
+            f"{venue} {symbol}: the period {iso(since_ms)} – {iso(until_ms)} is empty or reversed: `since` must lie before `until`"
         )
     candles = check(_stored(store, venue, symbol, timeframe, since_ms, until_ms))
     first_ms, end_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms

@@ -157,8 +157,8 @@ def report(candles: Candles) -> Quality:
 
 # %% ../../nbs/20_data/10_quality.ipynb #b2326167
 _REMEDIES = {
-    "gap": "--allow-gaps keeps the holes",
-    "off_grid": "--skip-off-grid leaves those bars out",
+    "gap": "`allow_gaps` keeps the holes",
+    "off_grid": "`skip_off_grid` leaves those bars out",
     "order": "sort the file and drop duplicates",
     "impossible": "correct the file",
 }

@@ -49,7 +49,7 @@ def choose(
 ) -> list[BotSettings]:
     "The bots that are meant; raises `ConfigError`."
     if strategy is not None and names:
-        raise ConfigError(f"--strategy {strategy} and --bot {names[0]} exclude each other: give one of them")
+        raise ConfigError(f"`strategy` {strategy} and `bot` {names[0]} exclude each other: give one of them")
     if strategy is not None:
         bots = [_bare(settings, strategy)]
     elif names:
@@ -57,7 +57,7 @@ def choose(
     else:
         bots = [bot for bot in settings.sub_bots if bot.enabled]
     if not bots:
-        raise ConfigError(f"{settings.path}: no bot is enabled: set enabled = true, or name one with --bot")
+        raise ConfigError(f"{settings.path}: no bot is enabled: set enabled = true, or name one with `bot`")
     return [with_changes(settings, bot, changes) for bot in bots] if changes else bots
 
 # %% ../../nbs/92_desk/10_choice.ipynb #2905aaa5
@@ -67,7 +67,7 @@ def dearer(settings: Settings, times: float) -> Settings:
         costs = Backtest(**settings.backtest.model_dump() | {"stress": times})
     except ValidationError as error:
         bound = str(error.errors(include_url=False)[0]["msg"]).replace("Input should", "must", 1)
-        raise ConfigError(f"--stress {times:g} {bound}") from None
+        raise ConfigError(f"`stress` {times:g} {bound}") from None
     return settings.model_copy(update={"backtest": costs})
 
 # %% ../../nbs/92_desk/10_choice.ipynb #41f767c8
@@ -75,7 +75,7 @@ def choose_one(settings: Settings, bot: str | None, strategy: str | None, change
     "The one bot that is meant; raises `ConfigError`."
     found = choose(settings, [] if bot is None else [bot], strategy=strategy, changes=changes)
     if len(found) > 1:
-        raise ConfigError(f"one bot at a time: name it with --bot, enabled are {', '.join(each.id for each in found)}")
+        raise ConfigError(f"one bot at a time: name it with `bot`, enabled are {', '.join(each.id for each in found)}")
     return found[0]
 
 # %% ../../nbs/92_desk/10_choice.ipynb #239693c3
@@ -89,7 +89,7 @@ def ranges_of(settings: Settings, bot: BotSettings, given: Sequence[str]) -> lis
             found.append(f"{'.'.join(map(str, steps))}={span.start:g}:{span.end:g}:{span.step:g}")
     if not found:
         raise ConfigError(
-            f"nothing is varied: add --range, as in --range strategy_params.sl_ratio=1:3:0.5, or [optimizer.param_ranges] for {bot.id}"
+            f"nothing is varied: add `ranges`, as in strategy_params.sl_ratio=1:3:0.5, or [optimizer.param_ranges] for {bot.id}"
         )
     return found
 
@@ -129,17 +129,17 @@ def period(
     until: str | None = None,
 ) -> tuple[int, int]:  # first open, end; UTC milliseconds
     "What is to be played; raises `ConfigError` on dates that leave nothing, `DataError` when nothing is stored."
-    since_ms = None if since is None else parse_time(since, name="--from")
-    until_ms = None if until is None else parse_time(until, name="--to")
+    since_ms = None if since is None else parse_time(since, name="`since`")
+    until_ms = None if until is None else parse_time(until, name="`until`")
     if since_ms is None or until_ms is None:
         spans = [span for bot in bots for span in (_span(bot, store), _funded(bot, store)) if span]
         first_ms, end_ms = max(first for first, _ in spans), min(end for _, end in spans)
         if since is None and until is None and first_ms >= end_ms:
             raise DataError(
-                f"the data of {', '.join(bot.id for bot in bots)} do not overlap: give --from and --to, or fewer bots"
+                f"the data of {', '.join(bot.id for bot in bots)} do not overlap: give `since` and `until`, or fewer bots"
             )
         since_ms = first_ms if since_ms is None else since_ms
         until_ms = end_ms if until_ms is None else until_ms
     if since_ms >= until_ms:
-        raise ConfigError(f"nothing lies between {iso(since_ms)} and {iso(until_ms)}: --from must be before --to")
+        raise ConfigError(f"nothing lies between {iso(since_ms)} and {iso(until_ms)}: `since` must be before `until`")
     return since_ms, until_ms

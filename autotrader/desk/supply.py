@@ -43,7 +43,7 @@ def unreachable(endpoint: str = ENDPOINT) -> str | None:
 
 def configured(
     path: Path,
-    folder: Path | None,  # of --data
+    folder: Path | None,  # the files to take
     silence: str | None,  # why there is no Bybit
 ) -> tuple[Settings, list[Path]]:  # what was written for it
     "The configuration, written first where there is none; raises `ConfigError`."
@@ -51,7 +51,7 @@ def configured(
     if not path.exists():
         if path.name != "config.toml":
             raise ConfigError(
-                f"{path}: there is no such file; a new one is named config.toml: --config {path.with_name('config.toml')}"
+                f"{path}: there is no such file; a new one is named config.toml: `config` {path.with_name('config.toml')}"
             )
         kind: Literal["config", "sample"] = "config" if folder is not None or silence is None else "sample"
         written = write_template(path.parent, kind=kind)
@@ -72,7 +72,7 @@ def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path, clock: 
     wanted = dict.fromkeys((bot.venue, bot.timeframe) for bot in bots if bot.venue != "sample")
     if not wanted:
         raise ConfigError(
-            f"--data {folder}: all enabled bots trade the embedded sample, which needs no files: change their venue, or leave --data out"
+            f"`data` {folder}: all enabled bots trade the embedded sample, which needs no files: change their venue, or leave `data` out"
         )
     venues = {venue for venue, _ in wanted}
     unnamed = next(iter(venues)) if len(venues) == 1 else None  # else nobody knows whose they are
@@ -83,7 +83,7 @@ def _from_files(store: Store, bots: Sequence[BotSettings], folder: Path, clock: 
     lines, refused = ([str(r) for t in taken for r in t.records], [line for t in taken for line in t.refused])
     return Supply(
         source="files",
-        why=f"the files in {folder}, as --data asks",
+        why=f"the files in {folder}, as was asked",
         brought=tuple(dict.fromkeys(lines)),
         refused=tuple(dict.fromkeys(refused)),
     )
@@ -160,7 +160,7 @@ def supply(
     lacking = missing(bots, {(c.venue, c.symbol) for c in coverage(store)}, silence)
     if lacking:
         named = ", ".join(f"{bot.id} ({bot.venue} {bot.symbol} {bot.timeframe})" for bot in lacking)
-        raise DataError(f"no data for {named}, and {silence or _ONLY_BYBIT}: name a folder of files with --data")
+        raise DataError(f"no data for {named}, and {silence or _ONLY_BYBIT}: name a folder of files with `data`")
     on_bybit = [bot for bot in bots if bot.venue == "bybit"]
     if on_bybit and silence is None:
         return _from_bybit(store, on_bybit, clock, progress, endpoint)

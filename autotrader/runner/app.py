@@ -210,7 +210,7 @@ def _instrument(store: Store, bot: BotSettings, now_ms: int) -> Instrument:
     "The rules of a bot's market; raises `ConfigError` where there is no live feed, `DataError` where nothing is known of it."
     if bot.venue != "bybit":
         raise ConfigError(
-            f"{bot.id} trades {bot.venue} {bot.symbol}, which has no live feed: use --replay, or a symbol of bybit"
+            f"{bot.id} trades {bot.venue} {bot.symbol}, which has no live feed: use `replay`, or a symbol of bybit"
         )
     found, _ = rules_of(store, bot.venue, bot.symbol, now_ms)
     if found is None:
@@ -344,7 +344,7 @@ def direct(
         tenure = try_take(store, clock=clock)
         if isinstance(tenure, str):
             raise ConfigError(
-                f"{holder_label(tenure)} trades on this database: leave out --direct, it hears the command"
+                f"{holder_label(tenure)} trades on this database: leave out `direct`, it hears the command"
             )
         try:
             supervisor = Supervisor(store, risk=settings.risk, clock=clock, tenure=tenure, open_venue=open_paper)

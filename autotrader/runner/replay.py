@@ -75,7 +75,7 @@ def _place(supervisor: Supervisor, part: Part, script: str) -> dict[str, Any]:
     cursor: dict[str, Any] = _BEGINNING | (row["cursor"] if row is not None else {"script": script})
     if cursor["script"] != script:
         raise ConfigError(
-            f"{part.bot} has another replay in this database: --fresh sets that one aside and begins anew"
+            f"{part.bot} has another replay in this database: `fresh` sets that one aside and begins anew"
         )
     return cursor
 

@@ -160,7 +160,7 @@ def _distinct(values: tuple[Value, ...], where: str) -> tuple[Value, ...]:
 def parse_ranges(
     texts: Iterable[str],  # "strategy_params.fast=5:50:5", "split_entry.method=time,price"
     *,
-    name: str = "--range",  # what the error calls one
+    name: str = "range",  # what the error calls one
 ) -> Ranges:
     "Read ranges; raises `ConfigError` naming option, value and remedy."
     axes = []

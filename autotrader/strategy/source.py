@@ -208,5 +208,5 @@ def strategy_from(
     if Path(text).suffix in (".py", ".ipynb"):
         raise ConfigError(f"{text}: which function? write {text}:NAME")
     if warmup is not None and text in names():
-        raise ConfigError(f"{text} knows its warm-up: leave --warmup out")
+        raise ConfigError(f"{text} knows its warm-up: leave `warmup` out")
     return make(text, params or {})

@@ -130,6 +130,52 @@ def test_no_class_name_stands_for_two_things() -> None:
     assert [name for name, times in count.items() if times > 1] == []
 
 
+NOT_SENTENCES = {"canvas.py", "html.py", "components.py", "widgets.py", "shell.py", "page_control.py"}  # style sheets
+PAGES_WORDS = {
+    "autotrader/report/sweep.py",
+    "autotrader/report/folder.py",
+}  # what to type, on a page; git's own options
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def options_named(text: str) -> list[str]:
+    "Options of the command line in the texts of each statement; whole commands, which a person is to type, aside."
+    tree, found = ast.parse(text), []
+    for each in ast.walk(tree):
+        if isinstance(each, ast.stmt) and not hasattr(each, "body"):
+            parts = [n.value for n in ast.walk(each) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            found += OPTION.findall(re.sub(r"autotrader [a-z][^`:;]*", "", "{}".join(parts)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", [p for p in MODULES if "cli" not in p.parts and p.name not in NOT_SENTENCES], ids=name
+)
+def test_below_the_command_line_nothing_speaks_of_its_options(module: Path) -> None:
+    assert name(module) in PAGES_WORDS or options_named(module.read_text()) == []
+
+
+def test_an_option_in_an_error_would_be_noticed() -> None:
+    assert options_named('raise ConfigError(f"{a}: --from must be before --to")') == ["--from", "--to"]
+    assert options_named('x = {"gap": "--allow-gaps keeps them"}') == ["--allow-gaps"]
+    assert options_named('raise DataError(f"`autotrader data download --symbol {s}` brings them")') == []
+
+
+def test_every_argument_an_error_names_is_an_option_of_the_command_line() -> None:
+    from typer.main import get_command
+
+    from autotrader.cli.main import app
+    from autotrader.cli.options import ARGUMENTS
+
+    def options(command: Any) -> set[str]:
+        own = {word for each in command.params for word in each.opts}
+        return own.union(*(options(inner) for inner in getattr(command, "commands", {}).values()))
+
+    assert set(ARGUMENTS.values()) - options(get_command(app)) == set()
+    package = "".join(p.read_text() for p in MODULES if "cli" not in p.parts)
+    assert [argument for argument in ARGUMENTS if f"`{argument}`" not in package] == []
+
+
 OBSCURE = {"told", "looks", "stage", "frame", "spread", "floor", "ledger", "page"}
 
 

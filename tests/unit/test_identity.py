@@ -132,7 +132,7 @@ def test_one_market_or_none_is_read_off_a_name(name: str, symbol: str | None) ->
 
 def test_a_name_with_two_markets_is_asked_about(tmp_path: Path) -> None:
     bars().to_csv(tmp_path / "BTCUSDT_ETHUSDT_1h.csv", index=False)
-    with pytest.raises(DataError, match="may be BTCUSDT or ETHUSDT by its name: add --symbol"):
+    with pytest.raises(DataError, match="may be BTCUSDT or ETHUSDT by its name: add `symbol`"):
         read_file(tmp_path / "BTCUSDT_ETHUSDT_1h.csv", venue="bybit")
     (read,) = read_file(tmp_path / "BTCUSDT_ETHUSDT_1h.csv", venue="bybit", symbol="ETHUSDT")
     assert read.symbol == "ETHUSDT"

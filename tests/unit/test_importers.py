@@ -192,11 +192,11 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "short.csv": (b"1735689600000,1,1\n", "no header and 3 columns"),
     "words.csv": (b"open_time,open,high,low,close,volume\n1735689600000,one,1,1,1,1\n", "not a number"),
     "when.csv": (b"open_time,open,high,low,close,volume\nyesterday,1,1,1,1,1\n", "'yesterday', which is not a time"),
-    "single.csv": (BARS[:1].to_csv(index=False).encode(), "add --timeframe"),
+    "single.csv": (BARS[:1].to_csv(index=False).encode(), "add `timeframe`"),
     "odd.csv": (frame(step=7 * 60_000).to_csv(index=False).encode(), "7 minutes apart, which is no timeframe"),
     "minus.csv": (BARS.assign(low=-1.0).to_csv(index=False).encode(), "48 impossible bars"),
     "twice.csv": (pd.concat([BARS, BARS[5:8]]).to_csv(index=False).encode(), "3 stamps not after the one before, 3 of them twice"),
-    "hole.csv": (BARS.drop(index=range(10, 14)).to_csv(index=False).encode(), "4 bars missing in 1 hole .*--allow-gaps"),
+    "hole.csv": (BARS.drop(index=range(10, 14)).to_csv(index=False).encode(), "4 bars missing in 1 hole .*`allow_gaps`"),
     "shifted.csv": (BARS.assign(open_time=BARS["open_time"] + 14_789).to_csv(index=False).encode(), "48 stamps off the 1h grid"),
     "nan.csv": (BARS.assign(close=BARS["close"].where(BARS.index != 3)).to_csv(index=False).encode(), "1 impossible bars"),
     "rates.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,nan\n", "missing or impossible in 1 rows"),
@@ -219,9 +219,9 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "add --venue"),
-        ({"venue": "bybit"}, "add --symbol"),
-        ({"venue": "bybit", "symbol": "BTCUSDT", "timeframe": "1m"}, "60 minutes apart, --timeframe says 1m"),
+        ({}, "add `venue`"),
+        ({"venue": "bybit"}, "add `symbol`"),
+        ({"venue": "bybit", "symbol": "BTCUSDT", "timeframe": "1m"}, "60 minutes apart, `timeframe` says 1m"),
         ({"venue": "bybit", "symbol": "BTCUSDT", "timeframe": "7m"}, "timeframe '7m' is not one"),
     ],
 )
@@ -251,7 +251,7 @@ def test_off_grid_bars_are_left_out_only_on_request(tmp_path: Path, store: Store
     bars = frame().assign(open_time=lambda f: f["open_time"].where(f.index < 40, f["open_time"] + 14_789))
     bars.to_csv(tmp_path / "btcusdt_1h.csv", index=False)
     for allowed in ({}, {"allow_gaps": True}):
-        with pytest.raises(DataError, match=r"8 stamps off the 1h grid .*--skip-off-grid"):
+        with pytest.raises(DataError, match=r"8 stamps off the 1h grid .*`skip_off_grid`"):
             import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", **allowed, clock=SystemClock())
     (record,) = import_file(store, tmp_path / "btcusdt_1h.csv", venue="bybit", skip_off_grid=True, clock=SystemClock())
     assert (record.rows, record.skipped) == (40, 8)
@@ -279,7 +279,7 @@ def test_a_folder_gives_what_it_has_and_says_what_it_left(tmp_path: Path, store:
     done = import_folder(store, tmp_path, clock=SystemClock())
     assert [(r.venue, r.symbol) for r in done.records] == [("binance", "BTCUSDT"), ("bybit", "BTCUSDT")]
     assert len(done.refused) == 2
-    assert any("add --venue" in line for line in done.refused) and any(
+    assert any("add `venue`" in line for line in done.refused) and any(
         "cannot be read" in line for line in done.refused
     )
     only = import_folder(store, tmp_path, venue="bybit", timeframe="1h", clock=SystemClock())
