@@ -11,6 +11,7 @@ __all__ = ['JUMP', 'OPEN', 'INSIDE', 'TARGET', 'END', 'VENUE_SLOTS', 'MAX_EVENTS
 import numba
 import numpy as np
 
+from ..core.errors import ConfigError
 from ..core.market import Instrument
 from . import inner, kernel
 from autotrader.engine.events import (
@@ -140,8 +141,13 @@ def new_costs(
     stop_delay_ms: float = 0.0,  # from a stop's trigger to its fill
     leverage: float = 0.0,
 ) -> np.ndarray:  # of one COSTS record
-    "Costs of one account on one instrument."
+    "Costs of one account on one instrument; raises `ConfigError` on a leverage that leaves no margin to lose."
     rules = instrument.rules
+    if leverage * float(rules.maintenance_margin) >= 1.0:
+        raise ConfigError(
+            f"{instrument.symbol}: leverage {leverage:g} leaves nothing above the maintenance margin of {float(100 * rules.maintenance_margin):g} %: "
+            f"take less than {1 / float(rules.maintenance_margin):.4g}"
+        )
     costs = np.zeros(1, COSTS)
     costs["unit_e8"] = rules.unit_e8
     costs["taker_fee"] = float(rules.taker_fee) if taker_fee is None else taker_fee

@@ -14,6 +14,7 @@ from pair import simulated
 from series import length
 from test_money import LONG, SHORT, market, params_of, tape_of
 
+from autotrader.core.errors import ConfigError
 from autotrader.core.market import COLUMNS, Candles
 from autotrader.data.joined import resample
 from autotrader.desk.backtest import backtest
@@ -147,6 +148,12 @@ def test_no_account_falls_below_nothing(case: Case) -> None:
     found = simulated(case)
     assert found.equity_e8.min() >= 0
     assert found.state["wallet_e8"][0] == found.venue["wallet_e8"][0]
+
+
+def test_a_leverage_whose_margin_is_gone_at_entry_is_refused() -> None:
+    assert new_costs(INSTRUMENT, leverage=199.0)["leverage"][0] == 199.0  # maintenance 0.5 %
+    with pytest.raises(ConfigError, match="take less than 200"):
+        new_costs(INSTRUMENT, leverage=200.0)
 
 
 # what a stop loses beyond its trigger ---
