@@ -41,7 +41,9 @@ def numbers(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, Any]
             yield f"{place}{name}", field
 
 
-@pytest.mark.parametrize(("place", "field"), list(numbers(Settings)), ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    ("place", "field"), list(numbers(Settings)), ids=lambda each: each if isinstance(each, str) else ""
+)
 def test_every_number_of_the_configuration_has_an_upper_bound(place: str, field: Any) -> None:
     if place.rpartition(".")[0].endswith("param_ranges"):
         return  # values of a setting that has its own
