@@ -52,10 +52,16 @@ def _lines(records: "Iterable[Record]") -> list[str]:
 # %% ../../nbs/99_cli/30_data.ipynb #9f3bd417
 @data.command("import")
 def import_data(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, CSV or Feather file, or a folder of them.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Parquet, CSV or Feather file, packed or not, or a folder.")
+    ],
     venue: VenueOption = None,
     symbol: SymbolOption = None,
     timeframe: TimeframeOption = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option("--timezone", metavar="ZONE", help='Of times without one, as in "Europe/Berlin"; default: UTC.'),
+    ] = None,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Keep a series with missing bars.")] = False,
     skip_off_grid: Annotated[bool, typer.Option("--skip-off-grid", help="Leave out bars off the grid.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Change values that are stored.")] = False,
@@ -69,7 +75,7 @@ def import_data(
 
     settings = desk(config)
     accepted: dict[str, Any] = {"allow_gaps": allow_gaps, "skip_off_grid": skip_off_grid, "overwrite": overwrite}
-    accepted["clock"] = SystemClock()
+    accepted |= {"clock": SystemClock(), "timezone": timezone}
     refused: tuple[str, ...] = ()
     if path.is_dir() and symbol:
         raise ConfigError(f"--symbol {symbol} does not go with a folder ({path}): name one file")
@@ -138,9 +144,10 @@ def list_data(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from autotrader.cli.output import table
     from autotrader.core.clock import iso
     from autotrader.store.candles import coverage
+    from autotrader.store.series import stretches
 
     with open_database(desk(config)) as store:
-        stored = coverage(store)
+        stored, stamped = coverage(store), stretches(store)
     rows = [
         {
             "venue": c.venue,
@@ -152,8 +159,20 @@ def list_data(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         | {"bars": c.bars, "missing": c.missing}
         for c in stored
     ]
+    published = [
+        {
+            "kind": each.kind,
+            "venue": each.venue,
+            "symbol": each.symbol,
+            "first": iso(each.first_ms),
+            "last": iso(each.last_ms),
+        }
+        | {"values": each.values}
+        for each in stamped
+    ]
     text = table(rows) or "no candles stored; `autotrader data download` or `autotrader data import FILE` brings some"
-    answer({"series": rows}, text, as_json=as_json)
+    beside = table([row | {"kind": str(row["kind"]).replace("_", " ")} for row in published])
+    answer({"series": rows, "published": published}, f"{text}\n\n{beside}".rstrip(), as_json=as_json)
 
 # %% ../../nbs/99_cli/30_data.ipynb #f3b17706
 @data.command("check")

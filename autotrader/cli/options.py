@@ -142,6 +142,7 @@ ARGUMENTS = {  # of functions below, and what they are called here
     "stress": "--stress",
     "symbol": "--symbol",
     "timeframe": "--timeframe",
+    "timezone": "--timezone",
     "until": "--to",
     "venue": "--venue",
     "warmup": "--warmup",

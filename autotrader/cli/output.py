@@ -9,6 +9,7 @@ __all__ = ['WIDTH', 'plain', 'as_json', 'aligned', 'table', 'wrapped', 'short', 
 import json
 import math
 import textwrap
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from decimal import Decimal
@@ -43,16 +44,22 @@ def as_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 # %% ../../nbs/99_cli/10_output.ipynb #019e2ac4
+def _columns(text: str) -> int:
+    "How many columns of a terminal a text takes: letters of some scripts are two wide."
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
 def aligned(
     rows: Sequence[Sequence[str]],  # the first is the header
     left: Collection[int] = (0,),  # columns of words
 ) -> str:
     "Rows as columns; empty when there are none."
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = (
         [
-            text.ljust(width) if i in left else text.rjust(width)
+            text + blanks if i in left else blanks + text
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            for blanks in [" " * (width - _columns(text))]
         ]
         for row in rows
     )

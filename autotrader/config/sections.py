@@ -63,7 +63,7 @@ def _timeframe(text: str) -> str:
     try:
         timeframe_ms(text)
     except ConfigError:
-        raise ValueError("must be a bar length: 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d") from None
+        raise ValueError("must be a bar length: 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h, 1d, 3d or 1w") from None
     return text
 
 

@@ -65,14 +65,17 @@ def iso(ms: int) -> str:
 # %% ../../nbs/00_core/20_clock.ipynb #a08b76a6
 DAY_MS = 86_400_000
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": DAY_MS}
+_LONG_MS = {"3d": 3 * DAY_MS, "1w": 7 * DAY_MS}
 
 
 def timeframe_ms(
-    timeframe: str,  # "1m", "15m", "4h", "1d"
+    timeframe: str,  # "1m", "15m", "4h", "1d"; "3d" and "1w"
 ) -> int:  # length of one bar, milliseconds
-    "Length of a bar; raises `ConfigError` unless it divides the day."
+    "Length of a bar; raises `ConfigError` unless it divides the day, or is three days or a week."
     match = re.fullmatch(r"([1-9]\d*)([mhd])", timeframe)
-    length = int(match[1]) * _UNIT_MS[match[2]] if match else 0
-    if not length or DAY_MS % length:
-        raise ConfigError(f"timeframe {timeframe!r} is not one: use 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d")
+    length = _LONG_MS.get(timeframe) or (int(match[1]) * _UNIT_MS[match[2]] if match else 0)
+    if not length or (DAY_MS % length and timeframe not in _LONG_MS):
+        raise ConfigError(
+            f"timeframe {timeframe!r} is not one: use 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h, 1d, 3d or 1w"
+        )
     return length

@@ -36,9 +36,9 @@ _DOLLARS = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDE", "USDS", "DAI")  # c
 _QUOTES = (*_DOLLARS, "USD", "EUR", "BTC", "ETH", "JPY", "TRY", "BRL", "KRW", "GBP")
 _TIMEFRAME = r"[1-9]\d*[mhdw]"
 _FREQTRADE = re.compile(
-    rf"([^\W_]+)_({'|'.join(_QUOTES)})(?:_(\w+?))?(?:-(\d{{6}}))?-({_TIMEFRAME})(?:-(futures|spot|mark|index|premiumIndex|funding_rate))?"
+    rf"([^_]+)_({'|'.join(_QUOTES)})(?:_(\w+?))?(?:-(\d{{6}}))?-({_TIMEFRAME})(?:-(futures|spot|mark|index|premiumIndex|funding_rate))?"
 )
-_BINANCE = re.compile(rf"([^\W_a-z]+(?:_PERP|_\d{{6}})?)-({_TIMEFRAME}|1mo|fundingRate|metrics)-\d{{4}}-\d\d(?:-\d\d)?")
+_BINANCE = re.compile(rf"([^\-_a-z]+(?:_PERP|_\d{{6}})?)-({_TIMEFRAME}|1mo|fundingRate|metrics)-\d{{4}}-\d\d(?:-\d\d)?")
 _KINDS = {"mark": "mark", "index": "index", "premiumIndex": "premium", "funding_rate": "funding_rate"}
 
 
@@ -81,6 +81,8 @@ def _markets(words: list[str]) -> Iterator[str]:
         pair, after = "", [*words[i + 1 :], "", "", ""]
         if _is_market(word):
             pair = word
+            if after[0].upper() in _QUOTES:
+                yield f"{word}/{after[0]}"  # STETH_USDT
         elif after[0].upper() in _QUOTES and after[0].upper() != word.upper() and not word.isdigit():
             is_settlement = i > 1 and after[0].upper() in (words[i - 1].upper(), words[i - 2].upper())
             if word not in _ORDINARY and word.lower() not in _VENUES and not is_settlement:
@@ -111,7 +113,7 @@ def _named_kind(path: Path, words: list[str]) -> str:
 def from_name(path: Path) -> Named:
     "Venue, symbol, timeframe and kind as far as file name and folder tell."
     stem = unicodedata.normalize("NFC", path.name.partition(".")[0])
-    words = [word for word in re.split(r"[\W_]+", stem) if word]
+    words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in stem).split()
     lower = [word.lower() for word in words]
     venue = next((v for v in _VENUES if v in lower or path.parent.name.lower() == v), None)
     if layout := _laid_out(stem):

@@ -135,6 +135,9 @@ def funding_events(
     return FundingEvents(ts_ms=ts_ms[first:last], rate=rate[first:last], missing_ms=expected[~near])
 
 # %% ../../nbs/20_data/40_joined.ipynb #7f9fd580
+_WEEK_OPENS_MS = 4 * DAY_MS  # on a Monday; 1970 began on a Thursday
+
+
 def resample(
     candles: Candles,
     timeframe: str,  # a multiple of the candles' own
@@ -144,7 +147,9 @@ def resample(
     if long_ms % short_ms:
         raise DataError(f"{candles.venue} {candles.symbol}: {timeframe} cannot be made from {candles.timeframe} bars")
     parts = long_ms // short_ms
-    _, first, counts = np.unique(candles.open_ms // long_ms, return_index=True, return_counts=True)
+    _, first, counts = np.unique(
+        (candles.open_ms - _WEEK_OPENS_MS * (long_ms == 7 * DAY_MS)) // long_ms, return_index=True, return_counts=True
+    )
     complete = counts == parts
     rows = (first[complete][:, None] + np.arange(parts)).astype(np.int64)
     notes = candles.notes
