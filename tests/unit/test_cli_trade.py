@@ -195,7 +195,7 @@ def test_backtest_and_rehearsal_write_the_same_file_until_a_fee_differs(desk: Pa
     assert (desk / "rehearsal.csv").read_bytes() == backtest
     assert len(backtest.splitlines()) > 20
     config = desk / "config.toml"
-    config.write_text(config.read_text().replace("# taker_fee_bps = 5.5", "taker_fee_bps = 1.2"))
+    config.write_text(config.read_text().replace("# taker_fee_bps = 5.5", "taker_fee_bps = 1.2", 1))
     assert run(desk, "backtest", *MONTH, "--trades", "dearer.csv").code == 0
     assert (desk / "dearer.csv").read_bytes() != backtest
 
