@@ -82,7 +82,8 @@ def _listed(names: Sequence[str]) -> str:
 def _moves(walk: WalkResult) -> Iterator[str]:
     "How calm the choice was."
     found = {key.removeprefix("strategy_params."): value for key, value in walk.summary["restless"].items()}
-    known = {key: value for key, value in found.items() if value is not None}
+    idle = {key.removeprefix("strategy_params.") for key in walk.summary["idle"]}
+    known = {key: value for key, value in found.items() if value is not None and key not in idle}
     wild = [key for key, value in known.items() if value >= _BLIND]
     calm = [key for key, value in known.items() if value <= _CALM]
     if wild:
@@ -98,6 +99,8 @@ def _shortcomings(walk: WalkResult) -> Iterator[str]:
     if found["chose_losers"] > found["windows"] / 2:
         all_lost = f"; in {found['all_lost']} of them every combination had" if found["all_lost"] else ""
         yield f"In {found['chose_losers']} of {found['windows']} windows the chosen one had lost where it was chosen{all_lost}."
+    for key in found["idle"]:
+        yield f"{key.removeprefix('strategy_params.')} made no difference: each of its values gave the same runs."
     if found["left_open"]:
         yield f"In {found['left_open']} windows the last bar's volume was too small to leave; the rest is counted at the last price."
     if found["trades"] < FEW_TRIPS:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST', 'TOLERANCE', 'QUANTILE', 'SUPPORT', 'METRICS', 'FEWEST_TRIPS', 'SELECTORS', 'Selector', 'Axis', 'Ranges',
            'parse_ranges', 'as_ranges', 'combinations', 'levels', 'Plateau', 'plateau', 'sign_of', 'keyed',
-           'check_matters', 'selector_of', 'selector_name', 'GridResult', 'select', 'idle_of', 'explore', 'tried_of',
-           'part_at', 'luck_of']
+           'check_matters', 'selector_of', 'selector_name', 'GridResult', 'select', 'idle_of', 'idle_keys', 'explore',
+           'tried_of', 'part_at', 'luck_of']
 
 # %% ../../nbs/60_search/40_grid.ipynb #d8c1e18f
 import re
@@ -218,7 +218,7 @@ def _around(values: Floats, ordered: Sequence[bool]) -> Iterator[tuple[NDArray[n
     padded = np.pad(values, [(int(w), int(w)) for w in wide], constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, tuple(3 if w else 1 for w in wide))
     known, size = np.flatnonzero(~np.isnan(values)), 3 ** sum(wide)
-    for part in np.array_split(known, max(1, -(-len(known) * size // _CHUNK))):
+    for part in np.array_split(known, min(max(1, len(known)), -(-len(known) * size // _CHUNK) or 1)):
         yield part, np.sort(around[np.unravel_index(part, values.shape)].reshape(len(part), size), axis=1)
 
 
@@ -238,6 +238,17 @@ def _quantile(
     return found
 
 # %% ../../nbs/60_search/40_grid.ipynb #88e83927
+def _room(shape: tuple[int, ...], ordered: Sequence[bool]) -> Floats:  # of the grid's shape
+    "Places of each neighbourhood that lie in the grid."
+    room = np.ones(shape)
+    for axis, (size, is_ordered) in enumerate(zip(shape, ordered, strict=True)):
+        if is_ordered:
+            at = np.arange(size)
+            here = 1.0 + (at > 0) + (at < size - 1)
+            room *= here.reshape([-1 if each == axis else 1 for each in range(len(shape))])
+    return room
+
+
 def levels(
     values: Floats,  # of the grid's shape, more is better; NaN where not played
     ordered: Sequence[bool],  # by axis
@@ -249,10 +260,7 @@ def levels(
         low[part] = _quantile(near, count[part])
     usual = float(np.nanmedian(low))
     sure = np.where(low > usual, usual + (low - usual) * np.sqrt(count / count.max()), low)
-    room = np.zeros(values.size)
-    for part, near in _around(np.zeros(values.shape), ordered):
-        room[part] = (~np.isnan(near)).sum(axis=1)
-    is_supported = (count >= SUPPORT * room).reshape(values.shape) & ~np.isnan(values)
+    is_supported = (count.reshape(values.shape) >= SUPPORT * _room(values.shape, ordered)) & ~np.isnan(values)
     return np.minimum(sure.reshape(values.shape), values), is_supported
 
 # %% ../../nbs/60_search/40_grid.ipynb #07b0e949
@@ -514,20 +522,29 @@ def select(found: GridResult) -> int | None:
 # %% ../../nbs/60_search/40_grid.ipynb #fb798076
 def idle_of(found: GridResult) -> tuple[str, ...]:
     "Keys along whose axes no run differs from the next; none where nothing traded."
-    book, shape = found.book, found.ranges.shape
-    is_done = (book.state == DONE).reshape(shape)
-    if not (book.column("trades") > 0).any():
+    places = np.flatnonzero(found.book.state == DONE)
+    return idle_keys(found.ranges, places, found.book.stats[places], found.book.daily[places])
+
+
+def idle_keys(
+    ranges: Ranges,
+    places: NDArray[np.int64],  # (n,) that were played
+    stats: Floats,  # (n, STATS)
+    daily: NDArray[np.floating[Any]],  # (n, days)
+) -> tuple[str, ...]:
+    "The same of runs in hand."
+    if not (stats[:, STATS.index("trades")] > 0).any():
         return ()
-    runs = np.nan_to_num(np.hstack([book.stats, book.daily.reshape(len(book.state), -1)]), nan=-1e300).reshape(
-        *shape, -1
-    )
-    return tuple(axis.key for i, axis in enumerate(found.ranges.axes) if _is_idle(runs, is_done, i))
+    runs = np.nan_to_num(np.hstack([stats, daily]), nan=-1e300)
+    row = np.full(len(ranges), -1)
+    row[places] = np.arange(len(places))
+    return tuple(axis.key for i, axis in enumerate(ranges.axes) if _is_idle(runs, row.reshape(ranges.shape), i))
 
 
-def _is_idle(runs: Floats, is_done: NDArray[np.bool_], axis: int) -> bool:
-    rows, done = np.moveaxis(runs, axis, 0), np.moveaxis(is_done, axis, 0)
-    both = done[1:] & done[:-1]
-    return bool(both.any() and (rows[1:][both] == rows[:-1][both]).all())
+def _is_idle(runs: Floats, row: NDArray[np.int64], axis: int) -> bool:
+    rows = np.moveaxis(row, axis, 0)
+    both = (rows[1:] >= 0) & (rows[:-1] >= 0)
+    return bool(both.any() and (runs[rows[1:][both]] == runs[rows[:-1][both]]).all())
 
 # %% ../../nbs/60_search/40_grid.ipynb #5cb06983
 def _opened(

@@ -36,6 +36,7 @@ from autotrader.search.grid import (
     check_matters,
     combinations,
     explore,
+    idle_keys,
     keyed,
     select,
     selector_of,
@@ -344,6 +345,12 @@ def _in_sample(step: WindowStep) -> Floats:
     return np.zeros(0) if step.choice.place is None else step.choice.daily[step.choice.row]
 
 
+def _idle(walk: WalkResult) -> list[str]:
+    "Keys whose values gave the same runs in every window."
+    each = [idle_keys(walk.ranges, s.choice.played, s.choice.stats, s.choice.daily) for s in walk.steps]
+    return [axis.key for axis in walk.ranges.axes if all(axis.key in keys for keys in each)]
+
+
 def _all_lost(step: WindowStep) -> bool:
     "True where none of what could be chosen had gained where it was chosen."
     returns = step.choice.stats[:, STATS.index("return")]
@@ -428,6 +435,7 @@ def _summary(walk: WalkResult) -> dict[str, Any]:
         "chose_losers": sum(len(part) > 0 and _compounded(part) <= 0 for part in inside),
         "all_lost": sum(_all_lost(step) for step in walk.steps),
         "shorts": sum(each.shorts for each in outs),
+        "idle": _idle(walk),
         "left_open": sum(each.is_open for each in outs),
         "chose_nothing": sum(step.choice.place is None for step in walk.steps),
     }

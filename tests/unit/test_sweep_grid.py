@@ -34,12 +34,12 @@ def test_a_range_counts_in_exact_decimals_and_holds_its_end_when_it_is_hit(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("fast", "--range 'fast' is not KEY=START:END:STEP: write it like"),
+        ("fast", "range 'fast' is not KEY=START:END:STEP: write it like"),
         ("=1:2:1", "is not KEY=START:END:STEP"),
-        ("fast=", "--range fast: '' is neither"),
+        ("fast=", "range fast: '' is neither"),
         ("fast=1:2", "'1:2' has 2 parts: write it like 5:50:5"),
         ("fast=1:2:1:1", "has 4 parts"),
-        ("fast=a:2:1", "--range fast: 'a' is not a number"),
+        ("fast=a:2:1", "range fast: 'a' is not a number"),
         ("fast=1:2:nan", "'nan' is not a number"),
         ("fast=1:inf:1", "'inf' is not a number"),
         ("fast=1:1e99:1", "'1e99' is not a number"),

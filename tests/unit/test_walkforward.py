@@ -303,6 +303,17 @@ def test_the_row_of_a_window_is_the_sweep_of_its_fit(candles: Candles, found: Wa
 # numbers
 
 
+def test_an_axis_along_which_every_window_is_the_same_is_named() -> None:
+    task = task_of("ema_trend", hours(300))
+    found = walk(task, {"fast": [6, 12], "tp_ratio": [500, 900]}, train_days=120, test_days=90)
+    assert found.summary["idle"] == ["strategy_params.tp_ratio"]
+    told = verdict(found)
+    assert "tp_ratio made no difference: each of its values gave the same runs." in told
+    assert not any(line.startswith("tp_ratio stayed near") for line in told)
+    with pytest.raises(ConfigError, match="trail_step is read with"):
+        walk(task, {"trail_step": [0.1, 0.2]}, train_days=120, test_days=90)
+
+
 def test_a_window_is_chosen_for_by_whom_one_names() -> None:
     candles, ranges = hours(400), {"fast": [6, 12, 24], "slow": [36, 72]}
     task = task_of("ema_trend", candles)
