@@ -85,14 +85,24 @@ def _row(found: "MarketRules") -> dict[str, str]:
     )
 
 # %% ../../nbs/99_cli/32_rules.ipynb #bcc9112c
-def _keys(changes: list[str]) -> dict[str, str]:
+def _listed(text: str) -> Any:
+    "A list as TOML reads it, any other text as it is."
+    import tomllib
+
+    try:
+        return tomllib.loads(f"v = {text}")["v"] if text.startswith("[") and "\n" not in text else text
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _keys(changes: list[str]) -> dict[str, Any]:
     from autotrader.core.errors import ConfigError
 
     pairs = [text.partition("=") for text in changes]
     for text, (key, equals, _) in zip(changes, pairs, strict=True):
         if not key.strip() or not equals:
             raise ConfigError(f"--set {text!r} is not KEY=VALUE: write it like --set taker_fee_bps=5.5")
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return {key.strip(): _listed(value.strip()) for key, _, value in pairs}
 
 
 def _of_one(store: "Store", venue: str, symbol: str, changes: list[str], forgotten: bool) -> "MarketRules":

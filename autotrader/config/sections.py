@@ -36,6 +36,7 @@ from pydantic import (
 from .cron import Cron, CronOrNever
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError
+from ..core.market import MarginTier
 from ..core.names import symbol_of
 
 # %% ../../nbs/05_config/05_sections.ipynb #02901e3f
@@ -636,6 +637,7 @@ class InstrumentSettings(Section):
     max_leverage: Annotated[Exact, Field(ge=1, le=1000)] | None = None
     maintenance_margin: Annotated[Exact, Field(ge=0, lt=1)] | None = None  # fraction of position value
     funding_interval_hours: Annotated[Exact, Field(ge=0, le=168)] | None = None  # 0: it pays none
+    margin_tiers: tuple[tuple[Exact, Exact, Exact], ...] | None = None  # largest position value, margin, leverage
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -643,13 +645,18 @@ class InstrumentSettings(Section):
             raise ValueError(
                 f"tick_size {self.tick_size} times qty_step {self.qty_step} is finer than 1e-8 of the quote coin; raise qty_step"
             )
+        for limit, margin, leverage in self.margin_tiers or ():
+            if not (limit > 0 and margin >= 0 and leverage >= 1 and margin * leverage < 1):
+                raise ValueError(
+                    f"margin_tiers [{limit}, {margin}, {leverage}] must be a position value above 0, a maintenance margin below one over the leverage, and a leverage of 1 or more"
+                )
         if self.kind == "spot" and self.funding_interval_hours:
             raise ValueError(
                 'kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"'
             )
         return self
 
-    def told(self) -> dict[str, Decimal | int | str]:
+    def told(self) -> dict[str, Any]:
         "The rules that are told, under the names and in the units of `VenueRules`; `kind` beside them."
         given = {name: value for name, value in self if value is not None and name not in ("venue", "symbol")}
         for name in _BPS:
@@ -657,6 +664,13 @@ class InstrumentSettings(Section):
                 given[name.removesuffix("_bps")] = given.pop(name) / 10_000
         if "funding_interval_hours" in given:
             given["funding_interval_ms"] = int(given.pop("funding_interval_hours") * 3_600_000)
+        if tiers := given.pop("margin_tiers", ()):
+            made = [
+                MarginTier(limit=limit, maintenance_margin=margin, max_leverage=most) for limit, margin, most in tiers
+            ]
+            given["margin_tiers"] = tuple(sorted(made, key=lambda tier: tier.limit))
+            lowest = given["margin_tiers"][0]
+            given = {"max_leverage": lowest.max_leverage, "maintenance_margin": lowest.maintenance_margin} | given
         return given
 
 # %% ../../nbs/05_config/05_sections.ipynb #3bf32df9

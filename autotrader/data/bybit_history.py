@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from ..core.clock import Clock, iso, timeframe_ms
 from ..core.errors import ConfigError, DataError, Rejected, Retryable
-from ..core.market import COLUMNS, Candles, Instrument, VenueRules, check
+from ..core.market import COLUMNS, Candles, Instrument, MarginTier, VenueRules, check
 from ..core.offline import is_loopback, refuse_outside
-from .instruments import INTEREST_INTERVAL_MS, INTEREST_LAG_MS, known
+from .instruments import INTEREST_INTERVAL_MS, INTEREST_LAG_MS, listed_fees
 from ..store import candles as candle_store
 from ..store.database import Store
 from autotrader.store.series import (
@@ -247,12 +247,30 @@ def _download_interest(session: HTTP, store: Store, symbol: str, since_ms: int, 
         return _pages(fetch, save, wanted, bar, INTEREST_INTERVAL_MS)
 
 # %% ../../nbs/20_data/50_bybit_history.ipynb #d859b013
-def to_instrument(info: dict[str, Any], since_ms: int) -> Instrument:
-    "One entry of `market/instruments-info` (linear) as an instrument; raises `DataError` when a field is missing."
-    base = known("bybit", "BTCUSDT" if known("bybit", str(info.get("symbol"))) is None else str(info["symbol"]))
-    assert base is not None  # the table has it
+def _tier(row: dict[str, Any]) -> MarginTier:
+    "One row of `market/risk-limit`. Its margins are fractions for some products and percent for others; what they allow tells which."
+    maintained, first, leverage = (
+        Decimal(str(row[name])) for name in ("maintenanceMargin", "initialMargin", "maxLeverage")
+    )
+    unit = 100 if first * leverage > 10 else 1  # the initial margin is one over the leverage
+    return MarginTier(
+        limit=Decimal(str(row["riskLimitValue"])), maintenance_margin=maintained / unit, max_leverage=leverage
+    )
+
+
+def _margins(leverage: str, limits: list[dict[str, Any]]) -> dict[str, Any]:
+    "Margin and leverage of the smallest positions, and all tiers; half of the initial margin is maintained where none are told."
+    tiers = tuple(sorted(map(_tier, limits), key=lambda tier: tier.limit))
+    most = Decimal(leverage)
+    maintained = tiers[0].maintenance_margin if tiers else round(1 / (2 * most), 6).normalize()
+    return {"max_leverage": most, "maintenance_margin": maintained, "margin_tiers": tiers}
+
+# %% ../../nbs/20_data/50_bybit_history.ipynb #82009f13
+def to_instrument(info: dict[str, Any], limits: list[dict[str, Any]], since_ms: int) -> Instrument:
+    "One entry of `market/instruments-info` and all of `market/risk-limit` (linear) as an instrument; raises `DataError` when a field is missing."
+    fees = listed_fees("bybit", str(info.get("symbol")))  # the venue tells them to a key only
     try:
-        lot, price, leverage = info["lotSizeFilter"], info["priceFilter"], info["leverageFilter"]
+        lot, price = info["lotSizeFilter"], info["priceFilter"]
         rules = VenueRules(
             tick_size=Decimal(price["tickSize"]),
             qty_step=Decimal(lot["qtyStep"]),
@@ -260,10 +278,9 @@ def to_instrument(info: dict[str, Any], since_ms: int) -> Instrument:
             max_qty=Decimal(lot["maxOrderQty"]),
             max_market_qty=Decimal(lot["maxMktOrderQty"]),
             min_notional=Decimal(lot["minNotionalValue"]),
-            maker_fee=base.rules.maker_fee,
-            taker_fee=base.rules.taker_fee,
-            max_leverage=Decimal(leverage["maxLeverage"]),
-            maintenance_margin=base.rules.maintenance_margin,
+            maker_fee=fees["maker_fee"],
+            taker_fee=fees["taker_fee"],
+            **_margins(info["leverageFilter"]["maxLeverage"], limits),
             funding_interval_ms=int(info["fundingInterval"]) * 60_000,
             since_ms=since_ms,
         )
@@ -321,7 +338,8 @@ def download(
     answer = ask(session.get_instruments_info, category="linear", symbol=symbol)
     if not answer:
         raise DataError(f"bybit has no linear perpetual {symbol!r}: check the symbol")
-    instrument = _keep_rules(store, to_instrument(answer[0], since_ms=0), now_ms)
+    limits = ask(session.get_risk_limit, category="linear", symbol=symbol)
+    instrument = _keep_rules(store, to_instrument(answer[0], limits, since_ms=0), now_ms)
     step_ms = instrument.rules.funding_interval_ms
     return Downloaded(
         instrument=instrument,

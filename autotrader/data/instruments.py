@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'FUNDING_LAG_MS', 'INTEREST_LAG_MS', 'INTEREST_INTERVAL_MS', 'BARS', 'STAMPS', 'FOLLOWS', 'known',
-           'interest_unit', 'interval_of', 'Ruled', 'following', 'infer', 'ruled', 'overruled']
+           'interest_unit', 'interval_of', 'Ruled', 'following', 'listed_fees', 'infer', 'ruled', 'overruled']
 
 # %% ../../nbs/20_data/05_instruments.ipynb #ee8e9527
 from collections.abc import Mapping
@@ -222,6 +222,14 @@ def following(told: Told) -> dict[str, tuple[Any, str]]:
         found["maintenance_margin"] = (round(1 / (2 * told["max_leverage"][0]), 6).normalize(), FOLLOWS)
     return found
 
+
+def listed_fees(venue: str, symbol: str) -> dict[str, Decimal]:
+    "Maker and taker fee of a perpetual by the table, else by its venue's list."
+    tabled = known(venue, symbol)
+    if tabled:
+        return {"maker_fee": tabled.rules.maker_fee, "taker_fee": tabled.rules.taker_fee}
+    return {name: _listed(venue, "perpetual")[name][0] for name in ("maker_fee", "taker_fee")}
+
 # %% ../../nbs/20_data/05_instruments.ipynb #6c72a56a
 _NEEDED = {"taker_fee": "taker fee", "max_leverage": "maximum leverage"}
 
@@ -312,6 +320,8 @@ def overruled(
         name: (getattr(instrument.rules, name), by) for name in VenueRules.__dataclass_fields__
     }
     found = record | {"kind": (instrument.kind, by)} | dict(told)
+    if not told.keys().isdisjoint({"max_leverage", "maintenance_margin"}) and "margin_tiers" not in told:
+        found["margin_tiers"] = ((), FOLLOWS)  # a person's word on margins stands for positions of any size
     leverage, margin = found["max_leverage"][0], found["maintenance_margin"][0]
     if "maintenance_margin" not in told and leverage * margin >= 1:
         found["maintenance_margin"] = following({"max_leverage": found["max_leverage"]})["maintenance_margin"]

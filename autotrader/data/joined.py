@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import DataError, UnknownRules
-from ..core.market import NOTHING, Candles, Floats, Instrument, Told, VenueRules, check
+from ..core.market import NOTHING, Candles, Floats, Instrument, MarginTier, Told, VenueRules, check
 from autotrader.data.instruments import (
     FUNDING_LAG_MS,
     INTEREST_INTERVAL_MS,
@@ -315,15 +315,17 @@ def _common(first: Decimal, second: Decimal) -> Decimal:
     return Decimal(gcd(int(first.scaleb(places)), int(second.scaleb(places)))).scaleb(-places)
 
 
+def _in_words(value: Decimal | int | tuple[MarginTier, ...]) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{_in_words(tier.maintenance_margin)} to {_in_words(tier.limit)}" for tier in value) or "none"
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+
+
 def _changed(before: VenueRules, after: VenueRules) -> dict[str, tuple[str, str]]:
     "Fields that differ, with both values in words."
     pairs = {f.name: (getattr(before, f.name), getattr(after, f.name)) for f in fields(VenueRules)}
     del pairs["since_ms"]
-    return {
-        name: (f"{old.normalize():f}", f"{new.normalize():f}") if isinstance(old, Decimal) else (str(old), str(new))
-        for name, (old, new) in pairs.items()
-        if old != new
-    }
+    return {name: (_in_words(old), _in_words(new)) for name, (old, new) in pairs.items() if old != new}
 
 
 def in_force(

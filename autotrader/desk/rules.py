@@ -6,8 +6,8 @@
 __all__ = ['as_keys', 'MarketRules', 'rules_known', 'tell', 'forget', 'instrument']
 
 # %% ../../nbs/92_desk/12_rules.ipynb #6dd0340d
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +29,21 @@ from ..store.series import declared_of, forget_declared, save_declared, stored_r
 _BPS = Decimal(10_000)
 
 
-def as_keys(rules: VenueRules) -> dict[str, Decimal]:
+def as_keys(rules: VenueRules) -> dict[str, Any]:
     "Rules under the keys and in the units of `[[instruments]]`."
-    plain = {name: getattr(rules, name) for name in InstrumentSettings.model_fields if hasattr(rules, name)}
+    plain: dict[str, Any] = {
+        name: getattr(rules, name) for name in InstrumentSettings.model_fields if hasattr(rules, name)
+    }
     fees = {f"{name}_bps": getattr(rules, name) * _BPS for name in ("taker_fee", "maker_fee")}
     hours = {"funding_interval_hours": Decimal(rules.funding_interval_ms) / 3_600_000}
     found = plain | fees | hours
-    return {key: found[key] for key in InstrumentSettings.model_fields if key in found}
+    return {key: found[key] for key in InstrumentSettings.model_fields if key in found and found[key] != ()}
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"[{', '.join(_written(number) for number in astuple(tier))}]" for tier in value)
+    return f"{value.normalize():f}"
 
 
 _RULE_OF = {"taker_fee_bps": "taker_fee", "maker_fee_bps": "maker_fee", "funding_interval_hours": "funding_interval_ms"}
@@ -63,10 +71,7 @@ class MarketRules:
         keys = as_keys(rules).items()
         return [
             kind,
-            *(
-                {"rule": key, "value": f"{value.normalize():f}", "by": sources[_RULE_OF.get(key, key)]}
-                for key, value in keys
-            ),
+            *({"rule": key, "value": _written(value), "by": sources[_RULE_OF.get(key, key)]} for key, value in keys),
         ]
 
 # %% ../../nbs/92_desk/12_rules.ipynb #3adf4d1d
@@ -168,6 +173,7 @@ def instrument(
     maker_fee_bps: float | str | None = None,
     max_leverage: float | None = None,
     maintenance_margin: float | str | None = None,  # fraction of position value
+    margin_tiers: Sequence[Sequence[float | str]] | None = None,  # largest position value, margin and leverage of each
     funding_interval_hours: float | None = None,  # 0: it pays none
     config: Path | str | None = None,  # None: config.toml in this folder
 ) -> Instrument:
@@ -176,6 +182,7 @@ def instrument(
         "kind": kind, "tick_size": tick_size, "qty_step": qty_step, "min_qty": min_qty, "max_qty": max_qty, "max_market_qty": max_market_qty,
         "min_notional": min_notional, "taker_fee_bps": taker_fee_bps, "maker_fee_bps": maker_fee_bps, "max_leverage": max_leverage,
         "maintenance_margin": maintenance_margin, "funding_interval_hours": funding_interval_hours,
+        "margin_tiers": margin_tiers,
     }  # fmt: skip
     if isinstance(market, str):
         told = _merged(None, venue_of(venue), symbol_of(market), given, _PLACE)

@@ -32,7 +32,7 @@ from ..exchange.news import Closed, FeedStatus, Funding, SeriesKey, Slice
 from .schedule import ScheduledTask, at_close, every
 from .supervisor import Supervisor, attempt, compare, open_session, stored_book
 from ..store.database import Store
-from ..strategy.setup import costs_for, history_from, newest_signal, params_for, strategy_for
+from ..strategy.setup import costs_for, history_from, largest_position, newest_signal, params_for, strategy_for
 from ..strategy.templates import Strategy, name_of
 
 # %% ../../nbs/90_runner/50_live.ipynb #ebf81077
@@ -119,6 +119,7 @@ def _live_bot(supervisor: Supervisor, settings: Settings, bot: BotSettings, inst
     now_ms, book = supervisor.clock.now_ms(), stored_book(supervisor.store, bot.id)
     history = history_of(supervisor.store, bot, instrument, now_ms)
     costs = settings.backtest.model_copy(update={"participation_cap": 0.0})  # a second's volume is not the book's depth
+    price = float(history.candles.close[-1])
     place = {"played_ms": now_ms, "bar_ms": int(history.candles.open_ms[-1])} if book is None else book["cursor"]
 
     def begin(session: Session) -> None:
@@ -130,7 +131,7 @@ def _live_bot(supervisor: Supervisor, settings: Settings, bot: BotSettings, inst
         bot.id,
         instrument=instrument,
         params=params_for(bot, instrument),
-        costs=costs_for(costs, instrument, typical_price=float(history.candles.close[-1])),
+        costs=costs_for(costs, instrument, typical_price=price, largest=largest_position(bot, typical_price=price)),
         wallet_e8=round(bot.initial_capital_usdt * E8),
         clock=supervisor.clock,
         turn_clock=_stay,

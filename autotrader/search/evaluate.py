@@ -26,7 +26,7 @@ from ..features.columns import cached, compute
 from ..features.history import over_history
 from .task import Task
 from .variant import Variant
-from ..strategy.setup import Part, costs_for, eras_for, params_for, part_for, simulate
+from ..strategy.setup import Part, costs_for, eras_for, largest_position, params_for, part_for, simulate
 from ..strategy.templates import Strategy, decide
 
 if TYPE_CHECKING:
@@ -85,7 +85,12 @@ def _play(ground: _Ground, variant: Variant, signals: Signals, atr: Floats) -> E
         signals=signals,
         atr=atr,
         params=params_for(variant.bot, part.instrument),
-        costs=costs_for(variant.costs, part.instrument, typical_price=ground.price),
+        costs=costs_for(
+            variant.costs,
+            part.instrument,
+            typical_price=ground.price,
+            largest=largest_position(variant.bot, typical_price=ground.price),
+        ),
         eras=eras_for(variant.bot, later, variant.costs, typical_price=ground.price),
         wallet_e8=wallet_e8,
     )

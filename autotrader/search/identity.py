@@ -191,7 +191,10 @@ def study_of(
 ) -> Study:
     "What all trials of a strategy on a stretch of a market share."
     candles, start_ms = market.candles, int(market.candles.open_ms[0])
-    rules = [market.instrument.kind, repr(market.instrument.rules), start_ms if history_ms is None else history_ms]
+    held = market.instrument.rules
+    rules = [market.instrument.kind, repr(held), start_ms if history_ms is None else history_ms]
+    if held.margin_tiers:
+        rules.append(repr(held.margin_tiers))
     return Study(
         kind=kind,
         strategy=strategy,

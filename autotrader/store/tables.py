@@ -328,6 +328,9 @@ class InstrumentRules(Base):
     max_leverage: Mapped[Decimal]
     maintenance_margin: Mapped[Decimal]
     funding_interval_ms: Mapped[int]
+    margin_tiers: Mapped[list[Any] | None] = mapped_column(
+        sa.JSON
+    )  # rows of largest position value, maintenance margin, leverage, as text
 
 # %% ../../nbs/10_store/20_tables.ipynb #50b9152c
 class Declaration(Base):

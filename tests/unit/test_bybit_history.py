@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
+from autotrader.config.sections import Backtest, BotSettings
+from autotrader.config.settings import table_of
 from autotrader.core.clock import SimulatedClock, parse_time
 from autotrader.core.errors import ConfigError, DataError, Rejected, Retryable
 from autotrader.data import bybit_history
 from autotrader.data.bybit_history import ask, connect, download
+from autotrader.data.joined import load_market
 from autotrader.desk import supply
 from autotrader.desk.choice import choose, period
+from autotrader.desk.rules import rules_known, tell
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import load_funding, load_instrument, load_open_interest
+from autotrader.strategy.setup import part_for
 
 HOUR = 3_600_000
+RULES_PATHS = ("instruments-info", "risk-limit")
 SINCE, END = parse_time("2025-01-01"), parse_time("2025-05-01")
 NOW = END + 20 * 60_000  # the bar that began at END is running
 
@@ -35,7 +42,7 @@ def price(ts_ms: int) -> float:
 
 
 class Bybit(ThreadingHTTPServer):
-    "Four public endpoints of Bybit v5 over made-up history; `faults` says which request goes wrong and how."
+    "Five public endpoints of Bybit v5 over made-up history; `faults` says which request goes wrong and how."
 
     request_queue_size = 50
     daemon_threads = True
@@ -46,6 +53,11 @@ class Bybit(ThreadingHTTPServer):
         self.faults: dict[int, str] = {}
         self.victim: int | None = None
         self.tick = "0.10"
+        self.symbol = "BTCUSDT"
+        self.leverage, self.hours = "100.00", 8
+        names = ("riskLimitValue", "maintenanceMargin", "initialMargin", "maxLeverage")
+        tiers = (("2000000", "0.005", "0.01", "100.00"), ("2600000", "0.0056", "0.0111111", "90.00"))
+        self.limits: list[Any] = [dict(zip(names, tier, strict=True)) for tier in tiers]
 
     @property
     def url(self) -> str:
@@ -55,21 +67,23 @@ class Bybit(ThreadingHTTPServer):
         self.asked.append((path, query))
         first, last = (int(query.get(n, query.get(f"{n}Time", 0))) for n in ("start", "end"))
         assert query["category"] == "linear"
-        if query["symbol"] != "BTCUSDT":
+        if query["symbol"] != self.symbol:
             return {"retCode": 0, "retMsg": "OK", "result": {"category": "linear", "list": []}}
         match path.removeprefix("/v5/market/"):
             case "instruments-info":
                 rows: list[Any] = [self.instrument()]
+            case "risk-limit":
+                rows = self.limits
             case "kline":
                 stamps = range(SINCE - 50 * HOUR, NOW, HOUR)  # with the running bar
                 rows = [self.kline(t) for t in stamps if first <= t <= last][::-1][: min(1000, int(query["limit"]))]
             case "funding/history":
                 if "startTime" in query and "endTime" not in query:
                     return {"retCode": 10001, "retMsg": "params error: endTime required", "result": {}}
-                stamps = range(SINCE - 80 * HOUR, NOW, 8 * HOUR)
+                stamps = range(SINCE - 80 * HOUR, NOW, self.hours * HOUR)
                 rows = [
                     {
-                        "symbol": "BTCUSDT",
+                        "symbol": self.symbol,
                         "fundingRate": f"{(t // HOUR % 50) / 1e5:.5f}",
                         "fundingRateTimestamp": str(t),
                     }
@@ -97,11 +111,11 @@ class Bybit(ThreadingHTTPServer):
 
     def instrument(self) -> dict[str, Any]:
         return {
-            "symbol": "BTCUSDT",
+            "symbol": self.symbol,
             "status": "Trading",
-            "fundingInterval": 480,
+            "fundingInterval": self.hours * 60,
             "priceFilter": {"minPrice": "0.10", "maxPrice": "1999999.80", "tickSize": self.tick},
-            "leverageFilter": {"minLeverage": "1", "maxLeverage": "100.00", "leverageStep": "0.01"},
+            "leverageFilter": {"minLeverage": "1", "maxLeverage": self.leverage, "leverageStep": "0.01"},
             "lotSizeFilter": {
                 "maxOrderQty": "1190.000",
                 "minOrderQty": "0.001",
@@ -196,7 +210,7 @@ def test_all_pages_of_all_lists_arrive_and_the_running_bar_does_not(store: Store
     assert (done.bars, done.funding, done.open_interest) == (2880, 360, 2880)
     assert done.until_ms == END
     asked = [path.removeprefix("/v5/market/") for path, _ in bybit.asked]
-    assert [asked.count(p) for p in ("instruments-info", "kline", "funding/history", "open-interest")] == [1, 3, 2, 15]
+    assert [asked.count(p) for p in (*RULES_PATHS, "kline", "funding/history", "open-interest")] == [1, 1, 3, 2, 15]
     assert load_instrument(store, "bybit", "BTCUSDT", SINCE) == done.instrument
 
 
@@ -210,7 +224,7 @@ def test_what_is_stored_is_not_asked_for_again(store: Store, bybit: Bybit) -> No
     assert all(b < SINCE + 1000 * HOUR or a >= END - 1000 * HOUR for a, b in ranges)
     bybit.asked.clear()
     done = fetch(store, bybit)
-    assert (done.bars, done.funding, done.open_interest, len(bybit.asked)) == (0, 0, 0, 1)
+    assert (done.bars, done.funding, done.open_interest, len(bybit.asked)) == (0, 0, 0, 2)
 
 
 FAULTS = ["rate limit", "502", "garbage", "cut off"]
@@ -227,7 +241,7 @@ def test_a_server_that_stays_away_ends_the_download_and_keeps_its_pages(
     store: Store, bybit: Bybit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    bybit.faults = dict.fromkeys(range(4, 20), "502")
+    bybit.faults = dict.fromkeys(range(5, 21), "502")
     with pytest.raises(Retryable, match="what is saved stays, run it again") as caught:
         fetch(store, bybit)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 1
@@ -293,6 +307,38 @@ def test_changed_rules_hold_from_the_day_they_were_seen(store: Store, bybit: Byb
     fetch(store, bybit, since_ms=END - 10 * HOUR)
     assert str(load_instrument(store, "bybit", "BTCUSDT", NOW - 1).rules.tick_size) == "0.10"
     assert str(load_instrument(store, "bybit", "BTCUSDT", NOW).rules.tick_size) == "0.50"
+
+
+def test_the_venues_own_rules_are_stored_with_their_margin_tiers_and_a_backtest_goes_by_them(
+    store: Store, bybit: Bybit, tmp_path: Path
+) -> None:
+    bybit.symbol, bybit.leverage, bybit.hours = "DOGEUSDT", "25.00", 4
+    tiers = (("5000", "2", "4", "25.00"), ("20000", "5", "10", "10.00"), ("90000", "12.5", "25", "4.00"))  # in percent
+    bybit.limits = [dict(zip(bybit.limits[0], tier, strict=True)) for tier in tiers][::-1]
+    clock = SimulatedClock(NOW)
+    done = download(store, "DOGEUSDT", "1h", END - 90 * HOUR, END, clock=clock, endpoint=bybit.url, progress=False)
+    found = rules_known(store, "bybit", "DOGEUSDT")
+    assert found.ruled is not None and found.ruled.instrument == done.instrument and found.eras == (done.instrument,)
+    assert set(found.ruled.sources.values()) == {"stored"}
+    rules = done.instrument.rules
+    assert (rules.taker_fee, rules.maker_fee) == (Decimal("0.00055"), Decimal("0.0002")), "fees need a key: by the list"
+    assert (rules.max_leverage, rules.maintenance_margin, rules.funding_interval_ms) == (25, Decimal("0.02"), 4 * HOUR)
+    assert [(int(t.limit), float(t.maintenance_margin), int(t.max_leverage)) for t in rules.margin_tiers] == [
+        (5_000, 0.02, 25), (20_000, 0.05, 10), (90_000, 0.125, 4)
+    ]  # fmt: skip
+    market = load_market(store, "bybit", "DOGEUSDT", "1h", END - 90 * HOUR, END)
+    for capital, leverage, margin in ((5_000, 8, 0.02), (30_000, 8, 0.05), (80_000, 4, 0.125), (10**6, 4, 0.125)):
+        keys = {
+            "symbol": "DOGEUSDT",
+            "sizing": "equity_frac",
+            "equity_frac": 0.6,
+            "initial_capital_usdt": float(capital),
+        }
+        bot = table_of(BotSettings, {"name": "a", "id": "a", **keys}, place="bot")
+        costs = part_for(bot, market.candles, market, Backtest(leverage=8)).costs[0]
+        assert (costs["leverage"], costs["cushion"]) == (leverage, pytest.approx(1 / leverage - margin)), capital
+    told = tell(store, "bybit", "DOGEUSDT", {"max_leverage": 50}, now_ms=NOW)
+    assert told.ruled is not None and told.ruled.instrument.rules.margin_tiers == ()
 
 
 def test_wrong_arguments_are_refused_before_anything_is_asked(store: Store, bybit: Bybit) -> None:

@@ -1,5 +1,6 @@
 """Markets that stand in no table: what they are taken for, and that no evidence is overridden."""
 
+import itertools
 import json
 import os
 import re
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 import autotrader as at
 from autotrader.config.sections import InstrumentSettings
 from autotrader.config.settings import template, write_template
+from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import DataError, UnknownRules
 from autotrader.core.market import Candles, Instrument
+from autotrader.data.importers import import_file
 from autotrader.data.instruments import infer, known
 from autotrader.data.joined import load_market, rules_of
 from autotrader.desk import backtest as desk
@@ -372,3 +375,66 @@ def test_a_part_of_the_candles_pays_what_the_whole_paid_in_it(part: tuple[int, i
     first, last = BEGIN + HOUR * part[0], BEGIN + HOUR * min(300, sum(part))
     found = task_of("ema_trend", whole.between(first, last)).market.funding.ts_ms
     assert found.tolist() == [int(t) for t in paid if first <= t < last]
+
+
+def test_margin_tiers_are_told_by_command_configuration_and_notebook_alike(gate_desk: Path) -> None:
+    market = ("--venue", "gate", "--symbol", "DOTUSDT")
+    told_here = ("--set", "margin_tiers=[[20000, 0.01, 50], [5000, '0.005', 100]]", "--set", "taker_fee_bps=5")
+    shown = json.loads(run_in(gate_desk, "data", "rules", *market, *told_here, "--json").stdout)["rules"]
+    assert shown["margin_tiers"] == {"value": "[5000, 0.005, 100] [20000, 0.01, 50]", "by": "data rules"}
+    assert (shown["max_leverage"]["value"], shown["maintenance_margin"]["value"]) == ("100", "0.005")
+    config = gate_desk / "config.toml"
+    by_command = at.instrument("DOTUSDT", venue="gate", config=config).rules
+    run_in(gate_desk, "data", "rules", *market, "--forget")
+    tiers = [[20_000, "0.01", 50], [5_000, 0.005, 100]]
+    assert (
+        at.instrument("DOTUSDT", venue="gate", taker_fee_bps=5, margin_tiers=tiers, config=config).rules == by_command
+    )
+    table = '[[instruments]]\nvenue = "gate"\nsymbol = "DOT/USDT"\ntaker_fee_bps = 5\n'
+    config.write_text(template("config") + table + "margin_tiers = [[20000, 0.01, 50], [5000, 0.005, 100]]\n")
+    assert at.instrument("DOTUSDT", venue="gate", config=config).rules == by_command
+    assert [tier.limit for tier in by_command.margin_tiers] == [5_000, 20_000]
+    wrong = run_in(gate_desk, "data", "rules", *market, "--set", "margin_tiers=[[20000, 0.05, 50]]")
+    assert wrong.returncode == 2 and "margin_tiers [20000, 0.05, 50]" in wrong.stderr
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Path, Iterator[int]]]:
+    folder = tmp_path_factory.mktemp("priced")
+    with open_store("sqlite:///priced.db", folder=folder, create=True) as store:
+        yield store, folder / "bars.csv", itertools.count()
+
+
+@given(places=st.integers(-3, 12), lead=st.integers(2_000, 99_999), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_any_price_a_venue_could_quote_survives_from_file_to_backtest(
+    priced: tuple[Store, Path, Iterator[int]], places: int, lead: int, seed: int
+) -> None:
+    "Ticks from 1e-12 to 1000: what was written is what fills, to the last digit."
+    store, file, number = priced
+    rng, symbol = np.random.default_rng(seed), f"ANY{next(number)}USDT"
+    texts = [str(Decimal(int(unit)).scaleb(-places)) for unit in lead + np.cumsum(rng.integers(-20, 21, 300))]
+    step = Decimal(1).scaleb((Decimal(5_000) / Decimal(texts[0])).adjusted() - 3)  # a thousandth of what the bot wants
+    volume = 1_000_003 * step
+    rows = [f"{BEGIN + HOUR * i},{text},{text},{text},{text},{volume}" for i, text in enumerate(texts)]
+    file.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows]) + "\n")
+    clock = SimulatedClock(BEGIN + 300 * HOUR)
+    import_file(store, file, venue="okx", symbol=symbol, timeframe="1h", clock=clock)
+    save_funding(store, "okx", symbol, stamps(300, 8), np.full(38, 0.0001))
+    market = load_market(store, "okx", symbol, "1h", BEGIN, BEGIN + 300 * HOUR)
+    bot = as_bot(market.candles, {"strategy_params": {"sl_ratio": 90.0, "sl_unit": "percent", "tp_ratio": 99.0}})
+    played = {"since_ms": BEGIN, "until_ms": BEGIN + 300 * HOUR, "strategy": own(long_always, warmup=0)}
+    free = {"slippage_bps": 0.0, "spread_bps": 0.0, "participation_cap": 0.0}
+    found = desk.backtest_bot(bot, store, as_costs(free), **played)
+    rules = market.instrument.rules
+    assert [market.instrument.price(int(ticks)) for ticks in market.instrument.to_ticks(market.candles.close)] == list(
+        map(Decimal, texts)
+    )
+    assert len(found.run.fills) == 1 and found.run.venue["funding_e8"][0] < 0
+    entry, worth = found.run.fills[0], market.instrument
+    price = worth.value(int(entry["cost"])) / worth.qty(int(entry["qty"]))
+    assert f"{price.normalize():f}" in {f"{Decimal(text).normalize():f}" for text in texts}
+    earned = worth.qty(int(entry["qty"])) * (Decimal(texts[-1]) - price)
+    money = sum(map(int, (found.run.venue["funding_e8"][0], -entry["fee_e8"], 10_000 * 10**8)))
+    assert int(found.run.equity_e8[-1]) == int(earned * 10**8) + money
+    assert rules.unit_e8 >= 1
