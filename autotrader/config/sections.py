@@ -619,7 +619,7 @@ Exact = Annotated[Decimal, BeforeValidator(_exact)]
 Size = Annotated[Exact, Field(gt=0, le=10**15)] | None
 _BPS = ("taker_fee_bps", "maker_fee_bps")
 
-
+# %% ../../nbs/05_config/05_sections.ipynb #ff37b5d5
 class InstrumentSettings(Section):
     "What is told of one market's rules, over whatever is stored or listed."
 

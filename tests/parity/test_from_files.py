@@ -33,7 +33,7 @@ BOT = {
     "strategy_params": {"sl_ratio": 90.0, "sl_unit": "percent", "tp_ratio": 1000.0},
     "risk": {"max_drawdown": 0.0, "daily_loss": 0.0, "max_losses": 0},
 }
-COSTS = {"slippage_bps": 3.0, "spread_bps": 0.0, "participation_cap": 0.0, "leverage": 1.0}
+COSTS = {"slippage_bps": 3.0, "spread_bps": 0.0, "participation_cap": 0.0, "leverage": 5.0}
 
 
 class Coin(NamedTuple):

@@ -336,7 +336,7 @@ def test_the_venues_own_rules_are_stored_with_their_margin_tiers_and_a_backtest_
         }
         bot = table_of(BotSettings, {"name": "a", "id": "a", **keys}, place="bot")
         costs = part_for(bot, market.candles, market, Backtest(leverage=8)).costs[0]
-        assert (costs["leverage"], costs["cushion"]) == (leverage, pytest.approx(1 / leverage - margin)), capital
+        assert (costs["leverage"], costs["maintenance"]) == (leverage, margin), capital
     told = tell(store, "bybit", "DOGEUSDT", {"max_leverage": 50}, now_ms=NOW)
     assert told.ruled is not None and told.ruled.instrument.rules.margin_tiers == ()
 
