@@ -96,7 +96,9 @@ def _markets(words: list[str]) -> Iterator[str]:
                 yield pair
 
 # %% ../../nbs/20_data/15_filenames.ipynb #17165b24
-_PRICES = re.compile(r"(mark|index)[-_ ]?price(?:[-_ ]?klines)?|(premium)[-_ ]?index(?:[-_ ]?klines)?", re.IGNORECASE)
+_PRICES = re.compile(
+    r"(?<![a-z])(?:(mark|index)[-_ ]?price|(premium)[-_ ]?index)(?:[-_ ]?klines)?(?![a-z])", re.IGNORECASE
+)
 
 
 def _named_kind(path: Path, words: list[str]) -> str:
@@ -120,8 +122,10 @@ def from_name(path: Path) -> Named:
         symbols, timeframe, kind = layout
         return Named(venue, symbols, timeframe, kind or _named_kind(path, []))
     timeframe = next((w for w in words if re.fullmatch(_TIMEFRAME, w)), None)
-    symbols = tuple(dict.fromkeys(_kept(market) for market in _markets(words)))
-    return Named(venue, symbols, timeframe, _named_kind(path, words))
+    markets = list(_markets(words))
+    bases = {market.partition("/")[0] for market in markets}  # MARK_USDT is a market of the coin MARK
+    symbols = tuple(dict.fromkeys(map(_kept, markets)))
+    return Named(venue, symbols, timeframe, _named_kind(path, [word for word in words if word not in bases]))
 
 
 def _kept(market: str) -> str:

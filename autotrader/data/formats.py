@@ -78,11 +78,11 @@ def _members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, bytes]
     if sum(info.file_size for info in infos) > _MOST_BYTES:
         raise DataError(f"{path.name} is over {_MOST_BYTES >> 30} GB when unpacked: unpack it, and import the folder")
     for info in infos:
-        yield Path(info.filename).name, archive.read(info)
+        yield info.filename, archive.read(info)
 
 
 def _unpacked(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    "Name and content of each file in a file."
+    "Name and content of each file in a file; the folders in an archive belong to the name."
     with path.open("rb") as file:
         magic = file.read(4)
         file.seek(0)
@@ -136,7 +136,7 @@ def sheets(path: Path) -> list[Sheet]:
         for name, file in _unpacked(path):
             table = _named(_read_table(name, file))
             if not table.num_rows:
-                raise DataError(f"{name} has columns ({', '.join(table.column_names)}) but no rows")
+                raise DataError(f"{Path(name).name} has columns ({', '.join(table.column_names)}) but no rows")
             found.append(Sheet(path.parent / name, table))
     except (pa.ArrowException, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as why:
         reason = (str(why) or type(why).__name__).splitlines()[0]

@@ -50,7 +50,7 @@ Imported = Candles | Published
 
 # %% ../../nbs/20_data/20_importers.ipynb #7ba7cc38
 _TIME_NAMES = (
-    *("unix", "unix_timestamp", "calc_time"),
+    *("unix", "unix_timestamp", "calc_time", "ts"),
     *("open_ms", "open_time", "opentime", "funding_time", "fundingtime", "fundingratetimestamp", "ts_ms", "timestamp"),
     *("create_time", "date", "datetime", "time", "start", "starttime", ""),
 )
@@ -102,8 +102,10 @@ def _labelled(table: pa.Table) -> str:
     for name in _KIND_NAMES:
         if name in table.column_names and pa.types.is_string(table[name].type):
             for label in pc.unique(table[name]).to_pylist():
-                if found := re.match(r"mark|index|premium", str(label).lower()):
-                    return found[0]
+                if found := re.fullmatch(
+                    r"(mark|index|premium)([_ -]?(price|index|kline|candle)s?)*", str(label).lower()
+                ):
+                    return found[1]
     return ""
 
 
@@ -153,6 +155,10 @@ def _choose(
         yield wanted or _cleaned(column, named[0], where), table
         return
     labels = table[column].cast(pa.string())
+    if labels.null_count:
+        raise DataError(
+            f"{where}: column {column} is empty in {labels.null_count} of {len(labels)} rows: correct the file"
+        )
     present: dict[str, list[str]] = {}  # two spellings of one name are one
     for label in pc.unique(labels).to_pylist():
         present.setdefault(_cleaned(column, str(label), where), []).append(label)

@@ -132,6 +132,13 @@ def test_a_broken_archive_is_refused_in_one_line(tmp_path: Path, name: str, cont
     assert "\n" not in str(refused.value)
 
 
+def test_the_folders_in_an_archive_tell_the_kind(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("um/markPriceKlines/BTCUSDT/1h/BTCUSDT-1h-2024-01.csv", bars().to_csv(index=False))
+    with pytest.raises(DataError, match=r"BTCUSDT-1h-2024-01\.csv holds mark prices"):
+        read_file(tmp_path / "all.zip", venue="binance")
+
+
 def test_an_archive_without_market_data_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
         archive.writestr("README.md", "nothing")

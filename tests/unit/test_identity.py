@@ -23,6 +23,7 @@ from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.names import symbol_of
 from autotrader.data.filenames import from_name
 from autotrader.data.importers import import_file, read_file
+from autotrader.data.joined import load_market
 from autotrader.store import candles as candle_store
 from autotrader.store.database import open_store
 from autotrader.store.series import load_funding
@@ -243,6 +244,47 @@ def test_untraded_prices_are_known_by_name_column_and_content(
     with pytest.raises(DataError, match=r"at which nobody traded: import the venue's traded candles") as refused:
         read_file(path, venue="bybit")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MARK_USDT_1h",
+        "MARK_USDT_USDT-1h-futures",
+        "benchmark_price_BTCUSDT_1h",
+        "markets/BTCUSDT_1h",
+        "PREMIUM_USDT_1h",
+    ],
+)
+def test_a_coin_or_a_word_that_only_sounds_like_it_is_traded(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    bars().assign(type="market").to_csv(path, index=False)
+    (read,) = read_file(path, venue="bybit")
+    assert read.symbol in ("MARKUSDT", "BTCUSDT", "PREMIUMUSDT")
+
+
+def test_a_row_without_a_name_is_not_another_market(tmp_path: Path) -> None:
+    bars().assign(symbol=["BTCUSDT"] * 47 + [None]).to_parquet(tmp_path / "bybit_1h.parquet")
+    with pytest.raises(DataError, match="column symbol is empty in 1 of 48 rows"):
+        read_file(tmp_path / "bybit_1h.parquet")
+
+
+@given(st.lists(bases, min_size=1, max_size=4, unique=True), quotes)
+@settings(max_examples=length(10, soak=300))
+def test_every_market_of_a_file_is_stored_under_its_own_name_and_loaded_by_a_bot(
+    tmp_path_factory: pytest.TempPathFactory, coins: list[str], quote: str
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    parts = [bars(100.0 + i, seed=i).assign(symbol=f"{coin}/{quote}") for i, coin in enumerate(coins)]
+    pd.concat(parts).to_parquet(folder / "bybit_1h.parquet")
+    with open_store("sqlite:///a.db", folder=folder, create=True) as store:
+        import_file(store, folder / "bybit_1h.parquet", clock=SystemClock())
+        assert {series.symbol for series in candle_store.coverage(store)} == {f"{coin}{quote}" for coin in coins}
+        for coin, part in zip(coins, parts, strict=True):
+            bot = BotSettings(name="A", symbol=f"{coin}-{quote}", sizing="lot", base_lot=0.001)
+            market = load_market(store, bot.venue, bot.symbol, "1h", BEGIN, BEGIN + 48 * HOUR)
+            np.testing.assert_array_equal(market.candles.close, part["close"])
 
 
 def test_freqtrades_funding_rates_are_funding(tmp_path: Path) -> None:
