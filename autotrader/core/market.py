@@ -71,6 +71,9 @@ class VenueRules:
         return int(self.tick_size * self.qty_step * E8)
 
 # %% ../../nbs/00_core/30_market.ipynb #1a52c910
+_EXACT = 2**53  # whole numbers up to here are exact as floats
+
+
 def _whole(value: Decimal, unit: Decimal, what: str, symbol: str) -> int:
     n = value / unit
     if n != int(n):
@@ -110,12 +113,18 @@ class Instrument:
         return cost * self.rules.tick_size * self.rules.qty_step
 
     def to_ticks(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
-        "Nearest tick of each price; shape kept."
-        return np.rint(np.asarray(prices, dtype=np.float64) / float(self.rules.tick_size)).astype(np.int64)
+        "Nearest tick of each price; shape kept. Raises `DataError` on more ticks than a float tells apart."
+        ticks = np.rint(np.asarray(prices, dtype=np.float64) / float(self.rules.tick_size))
+        if ticks.size and ticks.max() > _EXACT:
+            raise DataError(
+                f"{self.symbol}: a price of {np.max(prices):g} is more than {_EXACT:,} ticks of {self.rules.tick_size:f}: give it a coarser tick_size"
+            )
+        return ticks.astype(np.int64)
 
     def to_steps(self, quantities: NDArray[np.float64]) -> NDArray[np.int64]:
-        "Whole steps in each quantity, rounded to the nearest; shape kept."
-        return np.rint(np.asarray(quantities, dtype=np.float64) / float(self.rules.qty_step)).astype(np.int64)
+        "Whole steps in each quantity, rounded to the nearest, at most 2^62; shape kept."
+        steps = np.rint(np.asarray(quantities, dtype=np.float64) / float(self.rules.qty_step))
+        return np.minimum(steps, 2.0**62).astype(np.int64)
 
 # %% ../../nbs/00_core/30_market.ipynb #33b48e80
 def to_e8(amount: Decimal) -> int:
@@ -126,6 +135,17 @@ def to_e8(amount: Decimal) -> int:
 def from_e8(units: int) -> Decimal:
     "1e-8 units to quote coin, exact."
     return Decimal(int(units)).scaleb(-8)
+
+# %% ../../nbs/00_core/30_market.ipynb #6cb14ca7
+MOST_E8 = 2**61  # of a wallet and the value of its position together, 1e-8 of the quote coin
+
+
+def countable(amount_e8: float, what: str, remedy: str) -> None:
+    "Raise `DataError` when so much cannot be counted in whole 1e-8 without an error."
+    if not abs(amount_e8) <= MOST_E8:
+        raise DataError(
+            f"{what} of {amount_e8 / 1e8:,.0f} quote coin cannot be counted in units of 1e-8, which reach to {MOST_E8 // E8:,}: {remedy}"
+        )
 
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 Floats = NDArray[np.float64]

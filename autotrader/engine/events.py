@@ -18,6 +18,7 @@ import numpy as np
 
 import autotrader.engine  # noqa: F401  the cache folder is set before any kernel
 from ..core.clock import DAY_MS
+from ..core.market import countable
 from ..store.layouts import declare
 
 # %% ../../nbs/40_engine/10_events.ipynb #8644a1d0
@@ -408,7 +409,8 @@ def new_state(
     wallet_e8: int,  # money the bot starts with
     params_id: int = 0,
 ) -> np.ndarray:  # of one STATE record
-    "State of a bot that has seen nothing yet."
+    "State of a bot that has seen nothing yet; raises `DataError` on more money than can be counted."
+    countable(wallet_e8, "a capital", "take a smaller initial_capital_usdt")
     state = np.zeros(1, STATE)
     state["schema"] = SCHEMA
     state["params_id"] = params_id

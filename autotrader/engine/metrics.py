@@ -311,7 +311,7 @@ def _of_books(run: Run, wallet_e8: int, pnl: float, market: Benchmark | None) ->
     state, venue = run.state[0], run.venue[0]
     fees, funding, slippage = (int(e8) / 1e8 for e8 in (state["fees_e8"], state["funding_e8"], venue["slippage_e8"]))
     gross = pnl + fees + slippage - funding
-    traded = None if market is None else int(run.fills["cost"].sum()) * market.unit_e8 / 1e8
+    traded = None if market is None else float(run.fills["cost"].sum(dtype=np.float64)) * market.unit_e8 / 1e8
     years = calendar_days(run.day_ms) / DAYS_PER_YEAR
     mean_equity = float(run.day_equity_e8.mean()) / 1e8 if years else 0.0
     return {

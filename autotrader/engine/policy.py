@@ -353,19 +353,29 @@ def _wanted_steps(state, params):
     return params.size / params.step
 
 # %% ../../nbs/40_engine/20_policy.ipynb #73906413
+_MOST_STEPS = 2.0**62
+
+
+@inner
+def _value_e8(steps, price, params):
+    "What so many steps are worth, as a float: a product of whole numbers might not fit."
+    return float(steps) * float(price) * float(params.unit_e8)
+
+
 @inner
 def _whole_steps(state, params, wanted, out, n):
     "Steps to trade in total (0: none) and the note count."
-    total = _nearest(wanted)
+    total = _nearest(min(wanted, _MOST_STEPS))
     if total < params.min_qty:
         total = params.min_qty if wanted >= 0.5 * params.min_qty else 0
-    cap = min(np.int64(params.max_leverage * state.wallet_e8 / (state.close * params.unit_e8)), params.max_qty)
+    affordable = params.max_leverage * state.wallet_e8 / (state.close * params.unit_e8)
+    cap = min(np.int64(min(affordable, _MOST_STEPS)), params.max_qty)
     if total > cap:
         n = _note(out, n, Note.SIZE_CAPPED, float(total), float(cap))
         total = cap
     if total < params.min_qty:
         return 0, _note(out, n, Note.SIZED_TO_ZERO, wanted, float(params.min_qty))
-    notional_e8 = total * state.close * params.unit_e8
+    notional_e8 = _value_e8(total, state.close, params)
     if notional_e8 < params.min_notional_e8:
         return 0, _note(out, n, Note.MIN_NOTIONAL, notional_e8 / 1e8, params.min_notional_e8 / 1e8)
     return total, n
@@ -381,8 +391,8 @@ def _part_count(state, params, total, out, n):
     if params.split == Split.PRICE:
         cheapest = max(1, state.close - _nearest(state.close * params.split_gap * (wanted - 1)))
     parts = min(min(wanted, total // max(1, params.min_qty)), SLOTS - 1)
-    if params.min_notional_e8 > 0:
-        parts = min(parts, total * cheapest * params.unit_e8 // params.min_notional_e8)
+    while parts > 1 and float(parts * params.min_notional_e8) > _value_e8(total, cheapest, params):
+        parts -= 1
     parts = max(1, parts)
     if parts < wanted:
         n = _note(out, n, Note.PARTS_REDUCED, float(wanted), float(parts))

@@ -15,9 +15,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.clock import DAY_MS
+from ..core.clock import DAY_MS, iso
 from ..core.errors import DataError
-from ..core.market import Candles, Instrument, check
+from ..core.market import MOST_E8, Candles, Instrument, check, countable
 from . import inner, kernel
 from autotrader.engine.events import (
     EVENT,
@@ -190,6 +190,9 @@ DESK = np.dtype(
         ("direction", "i8"),
         ("exits", "i8"),
         ("shortcuts", "i8"),  # 1: what changes nothing is not played
+        ("most", "i8"),  # price, ticks, up to which wallet and position can be counted
+        ("reach_e8", "f8"),  # what they came to when they no longer could; then when
+        ("over_ms", "i8"),
         ("paid", "i8"),  # funding stamps so far
         ("queue", EVENT, (_QUEUE,)),  # waiting to be stepped
         ("wants", INTENT, (MAX_INTENTS,)),  # of the step at hand
@@ -223,7 +226,7 @@ def _new_desk(params: np.ndarray, costs: np.ndarray, wallet_e8: int, shortcuts: 
     desk, state = np.zeros(1, DESK), new_state(wallet_e8=wallet_e8, params_id=int(params["id"][0]))
     _put(desk, state=state, params=params, venue=new_venue(wallet_e8=wallet_e8), costs=costs)
     desk["peak_e8"] = wallet_e8
-    desk["shortcuts"] = shortcuts
+    desk["shortcuts"], desk["most"] = shortcuts, 2**62
     return desk
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #407cdda7
@@ -295,6 +298,25 @@ def _log_payment(desk, event, payments):
     row.amount_e8 = event.amount_e8
     desk.funded += 1
 
+# %% ../../nbs/40_engine/40_simulate.ipynb #ecd4aed2
+@inner
+def _check_reach(desk, ts_ms):
+    "Remember when wallet and position at the bar's high are more than can be counted."
+    if desk.bar.high > desk.most and desk.over_ms == 0:
+        state = desk.state
+        held = abs(float(state.qty)) * float(desk.bar.high) * float(desk.params.unit_e8)
+        desk.reach_e8 = abs(float(state.wallet_e8)) + held
+        desk.over_ms = ts_ms
+
+
+@inner
+def _reckon(desk, ts_ms):
+    "The same after a change of either."
+    state = desk.state
+    room, step_e8 = MOST_E8 - abs(float(state.wallet_e8)), abs(float(state.qty)) * float(desk.params.unit_e8)
+    desk.most = 0 if room < 0.0 else np.int64(min(room / max(step_e8, 1.0), 2.0**62))
+    _check_reach(desk, ts_ms)
+
 # %% ../../nbs/40_engine/40_simulate.ipynb #b06eff09
 @inner
 def _drain(desk, tail, fills, stops, payments):
@@ -319,6 +341,8 @@ def _drain(desk, tail, fills, stops, payments):
         if logged:
             row.pnl_e8 += state.realised_e8
             desk.filled += 1
+        if logged or event.kind == EventKind.MONEY:
+            _reckon(desk, event.ts_ms)
         head += 1
         for k in range(n):
             if wants[k].kind == IntentKind.NOTE:
@@ -407,6 +431,7 @@ def _limits(desk):
     state, unit_e8 = desk.state, desk.params.unit_e8
     worth, gain = state.wallet_e8 - state.cost * unit_e8, state.qty * unit_e8
     below, above = quiet_range(desk.venue, desk.costs)
+    above = min(above, desk.most)
     lowest, highest = lowest_e8(state, desk.params), highest_e8(state, desk.params)
     return state.side, worth, gain, lowest, highest, below, above
 
@@ -517,6 +542,7 @@ def _load(desk, tape, direction, exits, i):
         desk.direction = direction[b]
         desk.exits = exits[b]
     desk.stage = _GAP
+    _check_reach(desk, bar.close_ms)
     desk.venue.last = tape.close[max(i - 1, 0)]
 
 
@@ -552,7 +578,7 @@ TapeType = numba.types.NamedTuple(
     )
 )
 def _loop(desk, tape, direction, exits, confidence, atr, fills, stops, payments, curve, days, first, end, changed):
-    "Fold the tape's bars from `first` to before `end`; returns the fills so far, or −1 when a log has no room for more."
+    "Fold the tape's bars from `first` to before `end`; returns the fills so far, −1 when a log has no room for more, −2 when there is too much to count."
     bar = desk.bar
     if changed != 0:
         _announce(desk)
@@ -565,6 +591,8 @@ def _loop(desk, tape, direction, exits, confidence, atr, fills, stops, payments,
         n = _next_events(desk, tape, confidence, atr)
         while n > 0:
             _drain(desk, n, fills, stops, payments)
+            if desk.over_ms != 0:
+                return -2
             n = _next_events(desk, tape, confidence, atr)
         _begin_day(desk, bar.close_ms, days)
         due_ms = min(idle_until(desk.state), desk.day_end + 1)
@@ -589,6 +617,9 @@ class Era:
     costs: np.ndarray  # (1,) COSTS
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #1fe811af
+_SMALLER = "take a smaller initial_capital_usdt or size, or a shorter period"
+
+
 def _day_count(tape: Tape) -> int:
     "Days the tape can touch."
     return int(tape.open_ms[-1] + tape.bar_ms) // DAY_MS - int(tape.open_ms[0]) // DAY_MS + 1
@@ -635,18 +666,21 @@ def run(
     curve: bool = True,  # False: only what is counted on the way, for sweeps
     shortcuts: bool = True,  # False: play every bar in full, for the test that compares
 ) -> Run:
-    "Simulate one bot on one market; raises `DataError` when the series do not fit the tape."
+    "Simulate one bot on one market; raises `DataError` when the series do not fit the tape, or money becomes more than can be counted."
     series = _series(tape, signals, atr)
     tape = tape if len(tape.blocks) else in_blocks(tape)
     equity = np.empty(len(tape.open_ms) if curve else 0, np.int64)
     days = np.empty((_day_count(tape), 2), np.int64)
     payments = np.empty(len(tape.funding_ms), PAYMENT)
     logged, room = -1, 1 << 14
-    while logged < 0:
+    while logged == -1:
         room *= 4
         desk = _new_desk(params, costs, wallet_e8, shortcuts)
         fills, stops = np.empty(room, FILL), np.empty(room, STOP)
         logged = _play(desk, tape, (*series, fills, stops, payments, equity, days), eras)
+    if logged < 0:
+        when, reach_e8 = iso(int(desk["over_ms"][0])), max(float(desk["reach_e8"][0]), 1.001 * MOST_E8)
+        countable(reach_e8, f"from {when} on, a wallet with its position", _SMALLER)
     fills.resize(logged, refcheck=False)
     stops.resize(int(desk["stopped"][0]), refcheck=False)
     end, times = desk[0], desk["notes"][0].tolist()

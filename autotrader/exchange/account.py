@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.clock import iso
 from ..core.errors import AutotraderError, ConfigError, Rejected, StoreError
-from ..core.market import Instrument, from_e8, to_e8
+from ..core.market import Instrument, countable, from_e8, to_e8
 from autotrader.core.ports import (
     Bar,
     OrderRequest,
@@ -207,7 +207,12 @@ class Account:
 
 # %% ../../nbs/65_exchange/10_account.ipynb #70652a2d
 def _collect(account: Account, book: SymbolAccount, n: int, held: int) -> list[Update]:
-    account.wallet_e8 = int(book.venue[0]["wallet_e8"])
+    venue = book.venue[0]
+    account.wallet_e8 = int(venue["wallet_e8"])
+    held_e8 = abs(int(venue["qty"])) * int(venue["last"]) * int(book.costs[0]["unit_e8"])
+    countable(
+        abs(account.wallet_e8) + held_e8, f"{book.instrument.symbol}: a wallet with its position", "take less capital"
+    )
     return [_update(book, book.out[i], held) for i in range(n)]
 
 
