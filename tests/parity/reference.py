@@ -1132,12 +1132,11 @@ class Desk:
         "A position taken away whole: what was paid for it, less what is lost, came back for it."
         bot = self.bot
         assert event.qty == 0 and bot.held != 0
-        worth = sign(bot.held) * Fraction(event.amount_e8, bot.p.unit_e8) + bot.basis
-        assert worth.denominator == 1
+        worth = abs(sign(bot.held) * bot.basis + math.floor(Fraction(event.amount_e8, bot.p.unit_e8)))
         row = {
             "side": -sign(bot.held),
             "qty": abs(bot.held),
-            "cost": int(worth),
+            "cost": worth,
             "fee_e8": 0,
             "pnl_e8": event.amount_e8,
         }

@@ -14,7 +14,7 @@ import autotrader as at
 from autotrader.core.errors import AutotraderError, DataError
 from autotrader.core.market import MOST_E8, Candles
 from autotrader.data.instruments import known
-from autotrader.engine.events import Sizing
+from autotrader.engine.events import OUTSIDE, Sizing
 from autotrader.engine.metrics import measure
 from autotrader.engine.simulate import Run
 from autotrader.strategy.setup import simulate
@@ -84,11 +84,12 @@ def test_a_result_is_exact_or_there_is_none(capital: float, leverage: float, gro
         return
     part, found = result.part, result.run
     unit_e8 = part.instrument.rules.unit_e8
-    assert int(found.state["wallet_e8"][0]) - part.wallet_e8 == exact_gain(found, unit_e8)
+    rounded = int((found.fills["purpose"] >= OUTSIDE).sum()) * (unit_e8 - 1)  # in the price of a liquidation
+    assert abs(int(found.state["wallet_e8"][0]) - part.wallet_e8 - exact_gain(found, unit_e8)) <= rounded
     worth = int(found.state["qty"][0]) * int(part.tape.close[-1]) - int(found.state["cost"][0])
     assert int(found.equity_e8[-1]) == int(found.state["wallet_e8"][0]) + worth * unit_e8
     assert len(found.fills) or capital < 1e4
-    assert (np.abs(found.equity_e8) <= MOST_E8).all() and found.equity_e8.min() > -part.wallet_e8
+    assert (np.abs(found.equity_e8) <= MOST_E8).all() and found.equity_e8.min() >= 0
     stats = measure(found, wallet_e8=part.wallet_e8, bars=160)
     assert stats.return_frac >= -1.0 and 0.0 <= stats.max_drawdown <= 2.0
 
@@ -103,7 +104,7 @@ def test_an_account_that_grows_out_of_what_can_be_counted_is_told_when() -> None
     ):
         at.backtest(Buy(), grown, **held, config="nowhere.toml")
     with pytest.raises(DataError, match="cannot be counted in units of 1e-8"):
-        at.rehearse(Buy(), grown, **held, risk=dict.fromkeys(CAPS, 1e12))
+        at.rehearse(Buy(), grown, **held, risk=dict.fromkeys(CAPS, 1e10))
 
 
 CAPS = ("max_order_notional_usdt", "max_bot_notional_usdt", "max_total_notional_usdt")
