@@ -126,7 +126,14 @@ _PERPETUAL = {
     "bitget": _Terms(taker_fee="0.0006", maker_fee="0.0002", max_leverage=25, maintenance_margin="0.02", funding_hours=8),
     "hyperliquid": _Terms(taker_fee="0.00045", maker_fee="0.00015", max_leverage=10, maintenance_margin="0.05", funding_hours=1),
 }  # fmt: skip
-_SPOT = _Terms(taker_fee="0.001", maker_fee="0.001")  # of all of them, the dearest side
+# Spot, likewise: Bybit by its help centre; Binance, OKX and Hyperliquid as the maker-taker guide of newsgaged lists them; Bitget like the dearest of these.
+_SPOT = {
+    "bybit": _Terms(taker_fee="0.001", maker_fee="0.001"),
+    "binance": _Terms(taker_fee="0.001", maker_fee="0.001"),
+    "okx": _Terms(taker_fee="0.001", maker_fee="0.0008"),
+    "bitget": _Terms(taker_fee="0.001", maker_fee="0.001"),
+    "hyperliquid": _Terms(taker_fee="0.0007", maker_fee="0.0004"),
+}
 _LINEAR = {"bybit": ("USDT", "PERP"), "hyperliquid": ("USDC", "USD", "PERP")}  # how their perpetuals' symbols end
 
 
@@ -199,18 +206,18 @@ class Ruled:
 
 
 def _listed(venue: str, kind: str) -> dict[str, tuple[Any, str]]:
-    "What the venue's price list says of a market of this kind."
+    "What the venue's price list says of a market of this kind; of any venue, what follows from the kind."
+    terms, by = (_PERPETUAL if kind == "perpetual" else _SPOT).get(venue), f"{venue}'s list"
+    fees = {} if terms is None else {name: (Decimal(getattr(terms, name)), by) for name in ("taker_fee", "maker_fee")}
     if kind == "spot":
-        names = ("taker_fee", "maker_fee", "max_leverage", "maintenance_margin")
-        return {name: (Decimal(getattr(_SPOT, name)), "list of spot fees") for name in names} | {
-            "funding_interval_ms": (0, "spot")
-        }
-    terms = _PERPETUAL.get(venue)
+        lent = {"max_leverage": Decimal(1), "maintenance_margin": Decimal(0), "funding_interval_ms": 0}
+        return fees | {name: (value, kind) for name, value in lent.items()}
     if terms is None:
         return {"funding_interval_ms": (8 * _HOUR_MS, "usual")}
-    names = ("taker_fee", "maker_fee", "max_leverage", "maintenance_margin")
-    found: dict[str, tuple[Any, str]] = {name: (Decimal(getattr(terms, name)), f"{venue}'s list") for name in names}
-    return found | {"funding_interval_ms": (terms.funding_hours * _HOUR_MS, f"{venue}'s list")}
+    lent = {"max_leverage": Decimal(terms.max_leverage), "maintenance_margin": Decimal(terms.maintenance_margin)}
+    return fees | {
+        name: (value, by) for name, value in (lent | {"funding_interval_ms": terms.funding_hours * _HOUR_MS}).items()
+    }
 
 
 def following(told: Told) -> dict[str, tuple[Any, str]]:
@@ -234,14 +241,14 @@ def listed_fees(venue: str, symbol: str) -> dict[str, Decimal]:
 _NEEDED = {"taker_fee": "taker fee", "max_leverage": "maximum leverage"}
 
 
-def _refusal(venue: str, symbol: str, why: str, missing: list[str]) -> UnknownRules:
+def _refusal(venue: str, symbol: str, kind: str, why: str, missing: list[str]) -> UnknownRules:
     keys = {"taker_fee": "taker_fee_bps=…", "max_leverage": "max_leverage=…"}
     lacking = " and ".join(_NEEDED[name] for name in missing)
     command = f"autotrader data rules --venue {venue} --symbol {symbol}" + "".join(
         f" --set {keys[name]}" for name in missing
     )
     return UnknownRules(
-        f"{venue} {symbol} is a perpetual ({why}) whose {lacking} nobody told, and every result depends on them: "
+        f"{venue} {symbol} is {'spot' if kind == 'spot' else 'a perpetual'} ({why}) whose {lacking} nobody told, and every result depends on them: "
         f"`{command}` tells them, or [[instruments]] in config.toml, or in a notebook instrument=at.instrument(…)"
     )
 
@@ -261,7 +268,7 @@ def infer(
         found["funding_interval_ms"] = (interval_ms, STAMPS)
     found |= following(told)
     if missing := [name for name in _NEEDED if name not in found]:
-        raise _refusal(venue, symbol, why, missing)
+        raise _refusal(venue, symbol, kind, why, missing)
     step = found["qty_step"][0]
     most = max(step, Decimal(_LARGEST_ORDER / candles.high.max()) // step * step)
     sizes = {"min_qty": step, "max_qty": most, "max_market_qty": most, "min_notional": Decimal(5)}

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import autotrader as at
 from autotrader.config.sections import InstrumentSettings
+from autotrader.config.settings import load as load_settings
 from autotrader.config.settings import template, write_template
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import DataError, UnknownRules
@@ -26,7 +27,9 @@ from autotrader.data.importers import import_file
 from autotrader.data.instruments import infer, known
 from autotrader.data.joined import load_market, rules_of
 from autotrader.desk import backtest as desk
-from autotrader.search.task import as_bot, as_costs, task_of
+from autotrader.desk.rules import rules_known
+from autotrader.runner import app
+from autotrader.search.task import as_bot, as_costs, task_for, task_of
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 from autotrader.store.series import declared_of, forget_declared, save_declared, save_funding, save_instrument
@@ -186,6 +189,18 @@ def test_where_nobody_knows_fee_and_leverage_there_is_no_result_and_one_line_say
     assert rules.funding_interval_ms == 8 * HOUR
 
 
+def test_a_spot_market_of_a_venue_without_a_list_wants_its_fee_and_nothing_else(store: Store) -> None:
+    candle_store.save(store, bars("gate", "DOTUSDT"))
+    with pytest.raises(UnknownRules, match=r"is spot .* whose taker fee nobody told"):
+        loaded(store, "gate", "DOTUSDT")
+    save_declared(store, told("gate", taker_fee_bps=20), now_ms=0)
+    rules = loaded(store, "gate", "DOTUSDT").rules
+    assert (rules.taker_fee, rules.maker_fee, rules.max_leverage) == (Decimal("0.002"), Decimal("0.002"), 1)
+    candle_store.save(store, bars("hyperliquid", "DOT"))
+    listed = loaded(store, "hyperliquid", "DOT")
+    assert (listed.kind, listed.rules.taker_fee) == ("spot", Decimal("0.0007"))
+
+
 @pytest.mark.parametrize("evidence", ["stored", "tabled", "listed"])
 def test_what_people_tell_comes_before_all_other_evidence(store: Store, evidence: str) -> None:
     symbol = {"stored": "DOTUSDT", "tabled": "BTCUSDT", "listed": "DOTUSDT"}[evidence]
@@ -334,7 +349,8 @@ def test_in_a_notebook_an_instrument_is_told_over_what_candles_and_desk_know(gat
     assert result.stats.funding < 0 < result.stats.fees
     dear = at.instrument(replace(candles, instrument=told_here), taker_fee_bps=50)
     assert at.backtest(always, candles, instrument=dear).stats.fees > 5 * result.stats.fees
-    assert at.backtest(always, candles, instrument=at.instrument(candles, kind="spot")).stats.funding == 0
+    spot = at.instrument(candles, kind="spot", taker_fee_bps=5)
+    assert at.backtest(always, candles, instrument=spot).stats.funding == 0
 
 
 def test_rules_that_change_within_the_period_reach_a_notebook_as_they_reach_the_command_line(gate_desk: Path) -> None:
@@ -405,7 +421,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Pa
         yield store, folder / "bars.csv", itertools.count()
 
 
-@given(places=st.integers(-3, 12), lead=st.integers(2_000, 99_999), seed=st.integers(0, 2**32 - 1))
+@given(places=st.integers(-3, 12), lead=st.integers(20_000, 99_999), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_any_price_a_venue_could_quote_survives_from_file_to_backtest(
     priced: tuple[Store, Path, Iterator[int]], places: int, lead: int, seed: int
@@ -438,3 +454,28 @@ def test_any_price_a_venue_could_quote_survives_from_file_to_backtest(
     money = sum(map(int, (found.run.venue["funding_e8"][0], -entry["fee_e8"], 10_000 * 10**8)))
     assert int(found.run.equity_e8[-1]) == int(earned * 10**8) + money
     assert rules.unit_e8 >= 1
+
+
+def test_every_door_takes_the_same_rules(tmp_path: Path) -> None:
+    "Stored by the venue, changed within the period, and partly told by the configuration: research, notebook, replay and runner agree."
+    table = '\n[[instruments]]\nsymbol = "DOT/USDT"\ntaker_fee_bps = 3.5\n'
+    write_template(tmp_path, kind="config")
+    (tmp_path / "config.toml").write_text(template("config") + table)
+    configured = load_settings(tmp_path / "config.toml")
+    with open_store(configured.database_url, folder=tmp_path, create=True, declared=configured.instruments) as store:
+        with_funding(store, "bybit", "DOTUSDT")
+        first = infer(bars("bybit", "DOTUSDT")).instrument
+        later = replace(first.rules, min_notional=Decimal(50), maker_fee=Decimal("0.0004"), since_ms=BEGIN + 100 * HOUR)
+        save_instrument(store, first)
+        save_instrument(store, replace(first, rules=later))
+        bot = as_bot(bars("bybit", "DOTUSDT"), None)
+        market = task_for(bot, store, as_costs(None), since_ms=BEGIN, until_ms=BEGIN + 300 * HOUR).market
+        live = app._instrument(store, bot, BEGIN + 300 * HOUR)
+        shown = rules_known(store, "bybit", "DOTUSDT").ruled
+    candles = desk.load("DOTUSDT", config=tmp_path / "config.toml")
+    in_hand = task_of("ema_trend", candles).market
+    wanted = [replace(rules, taker_fee=Decimal("0.00035")) for rules in (first.rules, later)]
+    assert [market.instrument.rules, *market.changes] == wanted
+    assert [in_hand.instrument.rules, *in_hand.changes] == wanted
+    assert shown is not None and live.rules == shown.instrument.rules == wanted[-1]
+    assert at.instrument("DOTUSDT", config=tmp_path / "config.toml").rules == wanted[-1]
