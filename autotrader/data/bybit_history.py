@@ -109,8 +109,9 @@ def _pages(
     wanted: list[tuple[int, int]],
     bar: Any,
     least_ms: int,  # no two rows are closer
+    have: Stamps,  # what the store holds
 ) -> int:
-    "Fetch and save every page of every range; the number of rows saved."
+    "Fetch and save every page of every range; the number of rows that were not there."
     saved = 0
     for first, last in wanted:
         while first <= last:
@@ -118,7 +119,7 @@ def _pages(
             if not rows:
                 break
             save(rows)
-            saved += len(rows)
+            saved += int(np.count_nonzero(~np.isin([stamp for stamp, _ in rows], have)))
             bar.update(len(rows))
             last = rows[0][0] - least_ms
     return saved
@@ -177,9 +178,19 @@ def _download_klines(
     def save(rows: Rows) -> None:
         candle_store.save(store, to_candles(symbol, timeframe, rows))
 
-    wanted = holes(_stored(store, symbol, timeframe, since_ms, until_ms), since_ms, until_ms, step_ms)
+    stored = _stored(store, symbol, timeframe, since_ms, until_ms)
+    wanted = holes(stored, since_ms, until_ms, step_ms)
+    newest_ms = _newest(store, symbol, timeframe)
+    if since_ms <= newest_ms < until_ms and not any(a <= newest_ms <= b for a, b in wanted):
+        wanted.insert(0, (newest_ms, newest_ms))
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} {timeframe}", unit=" bars", disable=not progress) as bar:
-        return _pages(fetch, save, wanted, bar, step_ms)
+        return _pages(fetch, save, wanted, bar, step_ms, stored)
+
+
+def _newest(store: Store, symbol: str, timeframe: str) -> int:
+    "Open of the newest bar stored, which nothing says had closed; -1 where none is."
+    key = ("bybit", symbol, timeframe)
+    return next((c.last_ms for c in candle_store.coverage(store) if (c.venue, c.symbol, c.timeframe) == key), -1)
 
 
 def _stored(store: Store, symbol: str, timeframe: str, since_ms: int, until_ms: int) -> Stamps:
@@ -213,7 +224,7 @@ def _download_funding(
     stored, _ = load_funding(store, "bybit", symbol, since_ms, until_ms)
     wanted = holes(stored, since_ms, until_ms, step_ms)
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} funding", unit=" rates", disable=not progress) as bar:
-        return _pages(fetch, save, wanted, bar, _LEAST_FUNDING_MS)
+        return _pages(fetch, save, wanted, bar, _LEAST_FUNDING_MS, stored)
 
 
 def _values(rows: Rows, name: str) -> tuple[Stamps, NDArray[np.float64]]:
@@ -244,7 +255,7 @@ def _download_interest(session: HTTP, store: Store, symbol: str, since_ms: int, 
     with tqdm(
         total=_steps(wanted, INTEREST_INTERVAL_MS), desc=f"{symbol} open interest", unit=" values", disable=not progress
     ) as bar:
-        return _pages(fetch, save, wanted, bar, INTEREST_INTERVAL_MS)
+        return _pages(fetch, save, wanted, bar, INTEREST_INTERVAL_MS, stored)
 
 # %% ../../nbs/20_data/50_bybit_history.ipynb #d859b013
 def _tier(row: dict[str, Any]) -> MarginTier:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -224,7 +225,19 @@ def test_what_is_stored_is_not_asked_for_again(store: Store, bybit: Bybit) -> No
     assert all(b < SINCE + 1000 * HOUR or a >= END - 1000 * HOUR for a, b in ranges)
     bybit.asked.clear()
     done = fetch(store, bybit)
-    assert (done.bars, done.funding, done.open_interest, len(bybit.asked)) == (0, 0, 0, 2)
+    assert (done.bars, done.funding, done.open_interest, len(bybit.asked)) == (0, 0, 0, 3)  # rules, tiers, newest bar
+
+
+@pytest.mark.parametrize("bars_later", [1, 2, 30])
+def test_a_bar_stored_while_it_ran_is_asked_for_again(store: Store, bybit: Bybit, bars_later: int) -> None:
+    running = END - bars_later * HOUR
+    fetch(store, bybit, until_ms=running)
+    half = candle_store.load(store, "bybit", "BTCUSDT", "1h", running - HOUR, running)
+    half = replace(half, open_ms=half.open_ms + HOUR, volume=np.array([0.5]))
+    candle_store.save(store, half)  # as an earlier version did
+    done = fetch(store, bybit)
+    assert_whole(store)
+    assert done.bars == bars_later - 1
 
 
 FAULTS = ["rate limit", "502", "garbage", "cut off"]
