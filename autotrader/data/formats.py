@@ -180,6 +180,16 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
+def _fit(clear: Stamps, *candidates: Stamps) -> list[NDArray[np.bool_]]:
+    "Which candidates lie in the usual step of the clear times."
+    steps, counts = np.unique(np.diff(np.sort(clear)), return_counts=True)
+    if not len(steps) or not steps[np.argmax(counts)]:
+        return [np.zeros(len(each), dtype=bool) for each in candidates]
+    step = int(steps[np.argmax(counts)])
+    phases, times = np.unique(clear % step, return_counts=True)
+    return [each % step == phases[np.argmax(times)] for each in candidates]
+
+
 _QUARTER_MS = 900_000  # no clock was set at another minute since markets were recorded
 
 
@@ -203,17 +213,21 @@ def _in_zone(local_ms: Stamps, zone: ZoneInfo, name: str, where: str) -> Stamps:
     if not unclear.size:
         return np.array(early)
     falling = np.count_nonzero(np.diff(local_ms) < 0) > len(local_ms) // 2
-    times, place, counts = np.unique(local_ms[unclear], return_inverse=True, return_counts=True)
-    if (counts != 2).any():
-        said = iso(int(times[np.argmax(counts != 2)]))[:-1]
+    times, first, place, counts = np.unique(
+        local_ms[unclear], return_index=True, return_inverse=True, return_counts=True
+    )
+    last = len(unclear) - 1 - np.unique(place[::-1], return_index=True)[1]
+    is_late = np.zeros(len(local_ms), dtype=bool)
+    is_late[unclear[(first if falling else last)[counts == 2]]] = True
+    alone = unclear[first[counts == 1]]
+    early_fits, late_fits = _fit(np.delete(early, unclear), early[alone], late[alone])
+    is_late[alone] = late_fits
+    if (odd := (counts > 2) | np.isin(times, local_ms[alone[early_fits == late_fits]])).any():
+        said, held = iso(int(times[np.argmax(odd)]))[:-1], int(counts[np.argmax(odd)])
         raise DataError(
-            f"{where}: clocks in {zone.key} showed {said} twice, column {name} holds it {counts[counts != 2][0]} times: give its times in UTC"
+            f"{where}: clocks in {zone.key} showed {said} twice, column {name} holds it {held} time{'s' * (held > 1)}: give its times in UTC"
         )
-    second = unclear[np.unique(place[::-1], return_index=True)[1] * -1 + len(unclear) - 1]
-    first = unclear[np.unique(place, return_index=True)[1]]
-    result = np.array(early)
-    result[first if falling else second] = late[first if falling else second]
-    return result
+    return np.where(is_late, late, early)
 
 # %% ../../nbs/20_data/12_formats.ipynb #5f44a208
 def stamps(table: pa.Table, name: str, where: str, zone: ZoneInfo | None = None) -> Stamps:
