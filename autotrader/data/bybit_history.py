@@ -159,6 +159,23 @@ def to_candles(symbol: str, timeframe: str, rows: Rows) -> Candles:
     return check(Candles(venue="bybit", symbol=symbol, timeframe=timeframe, open_ms=stamps, **named))
 
 
+def _newest(store: Store, symbol: str, timeframe: str) -> int:
+    "Open of the newest bar stored, which nothing says had closed; -1 where none is."
+    key = ("bybit", symbol, timeframe)
+    return next((c.last_ms for c in candle_store.coverage(store) if (c.venue, c.symbol, c.timeframe) == key), -1)
+
+
+def _stored(store: Store, symbol: str, timeframe: str, since_ms: int, until_ms: int) -> Stamps:
+    try:
+        return candle_store.load(store, "bybit", symbol, timeframe, since_ms, until_ms).open_ms
+    except DataError:  # nothing of this period yet
+        return np.empty(0, np.int64)
+
+
+def _steps(wanted: list[tuple[int, int]], step_ms: int) -> int:
+    return sum((last - first) // step_ms + 1 for first, last in wanted)
+
+# %% ../../nbs/20_data/50_bybit_history.ipynb #068378ec
 def _download_klines(
     session: HTTP, store: Store, symbol: str, timeframe: str, since_ms: int, until_ms: int, progress: bool
 ) -> int:
@@ -185,23 +202,6 @@ def _download_klines(
         wanted.insert(0, (newest_ms, newest_ms))
     with tqdm(total=_steps(wanted, step_ms), desc=f"{symbol} {timeframe}", unit=" bars", disable=not progress) as bar:
         return _pages(fetch, save, wanted, bar, step_ms, stored)
-
-
-def _newest(store: Store, symbol: str, timeframe: str) -> int:
-    "Open of the newest bar stored, which nothing says had closed; -1 where none is."
-    key = ("bybit", symbol, timeframe)
-    return next((c.last_ms for c in candle_store.coverage(store) if (c.venue, c.symbol, c.timeframe) == key), -1)
-
-
-def _stored(store: Store, symbol: str, timeframe: str, since_ms: int, until_ms: int) -> Stamps:
-    try:
-        return candle_store.load(store, "bybit", symbol, timeframe, since_ms, until_ms).open_ms
-    except DataError:  # nothing of this period yet
-        return np.empty(0, np.int64)
-
-
-def _steps(wanted: list[tuple[int, int]], step_ms: int) -> int:
-    return sum((last - first) // step_ms + 1 for first, last in wanted)
 
 # %% ../../nbs/20_data/50_bybit_history.ipynb #a5bb1dea
 _PAGE = 200
