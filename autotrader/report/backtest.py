@@ -231,12 +231,13 @@ def _trips(result: Result, shown: int = 5) -> Markup:
             f"{row.quantity:,.6g}",
             _price(row.entry, tick),
             _price(row.exit, tick),
+            row.ended,
         )
         for row in picked.itertuples()
     )
     title = "Round trips" if len(trades) <= 2 * shown else "Best and worst round trips"
-    head = ("opened, UTC", f"after fees, {coin}", "side", "held", "quantity", "entry", "exit")
-    return section(title, table(head, rows, (0, 2)))
+    head = ("opened, UTC", f"after fees, {coin}", "side", "held", "quantity", "entry", "exit", "ended by")
+    return section(title, table(head, rows, (0, 2, 7)))
 
 
 def _length(span: pd.Timedelta) -> str:

@@ -47,6 +47,7 @@ def test_the_fills_account_for_every_movement_of_the_wallet(played: Played) -> N
         fills = run.fills
         paid = int((fills["side"] * fills["cost"]).sum()) - int(run.state["cost"][0])
         moved = int(run.state["wallet_e8"][0]) - part.wallet_e8
+        assert int(run.payments["amount_e8"].sum()) == int(run.state["funding_e8"][0])
         assert moved == -paid * unit + int(run.state["funding_e8"][0]) - int(fills["fee_e8"].sum())
 
 

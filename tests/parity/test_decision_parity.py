@@ -52,6 +52,8 @@ def test_smooth_fills_equal_the_simulation_exactly(smooth: Played) -> None:
         simulated = simulate(performance.result.part)
         assert len(simulated.fills) > 20
         np.testing.assert_array_equal(performance.result.run.fills, simulated.fills)
+        np.testing.assert_array_equal(performance.result.run.payments, simulated.payments)
+        assert len(simulated.payments) > 0
 
 
 def test_smooth_equity_statistics_and_notes_equal_the_simulation(smooth: Played) -> None:

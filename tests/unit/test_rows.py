@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import autotrader as at
+from autotrader.desk.explain import explain, find_order
 from autotrader.engine.excursions import excursions
+from autotrader.store.database import open_store
 
 HOURS, ENTERED, FALLEN = 300, 100, 129
 START_MS = 1_704_067_200_000  # 2024-01-01
@@ -98,8 +100,9 @@ def test_what_is_still_open_is_told_in_words_and_in_json(held: Path, side: int) 
     text = flat(run(held, *words).out)
     assert f"A {name} of {left['quantity']:,.8g} is still open, entered at" in text
     assert "trips open return" in text
-    report = Path(run(held, *words, "--report", "--json").told["report"])
-    assert "one still open" in report.read_text() and f"A {name} of" in report.read_text()
+    page = Path(run(held, *words, "--report", "--json").told["report"]).read_text()
+    told = flat(re.sub("<[^>]*>", " ", page))
+    assert "won –, one still open" in told and f"A {name} of" in told and "one still open, dashed to the end" in told
 
 
 def test_a_notebook_tells_it_too() -> None:
@@ -160,6 +163,11 @@ def test_a_liquidation_is_a_row_wherever_fills_are_told(fallen: Path) -> None:
     assert "× 1 ended by the venue" in told and "1 position was liquidated" in told
 
 
+def lived_links(folder: Path) -> list[str]:
+    with sqlite3.connect(folder / "rehearsal.db") as database:
+        return [link for (link,) in database.execute("SELECT link_id FROM orders ORDER BY seq")]
+
+
 def test_a_rehearsal_has_the_same_rows_in_its_journal_and_its_database(fallen: Path) -> None:
     candles = at.load(
         "BTCUSDT", "1h", venue="bybit", since="2024-01-01", until="2024-01-13", config=fallen / "config.toml"
@@ -176,6 +184,10 @@ def test_a_rehearsal_has_the_same_rows_in_its_journal_and_its_database(fallen: P
     with sqlite3.connect(fallen / "lived" / "rehearsal.db") as database:
         stored = database.execute("SELECT purpose, fills.qty FROM fills JOIN orders USING (link_id) ORDER BY ts_ms")
         assert [purpose for purpose, _ in stored] == ["ENTRY", "LIQUIDATION"]
+    with open_store("sqlite:///rehearsal.db", folder=fallen / "lived") as store:
+        told = [explain(store, find_order(store, link))["trip"] for link in lived_links(fallen / "lived")]
+    assert [trip["ended_by"] for trip in told] == ["liquidation"] * 2
+    assert told[0]["pnl"] == pytest.approx(lived.stats.pnl)
     reach = excursions(played.run, played.part.tape)
     assert reach.mae[0] == pytest.approx(6_000 / 30_000, rel=0.01) and 0 <= reach.mfe[0] < 0.01
 
