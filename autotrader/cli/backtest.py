@@ -51,7 +51,7 @@ def _share(value: float | None) -> str:
 
 def _sentence(row: Mapping[str, Any]) -> str:
     "How it went, for one bot, and what is still open."
-    from autotrader.results.summary import open_said
+    from autotrader.results.summary import costs_in, open_said
 
     how = "" if row["strategy"] == row["id"] else f"with {row['strategy']} "
     where = f"{how}on {row['symbol']}"
@@ -59,7 +59,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
         return f"{row['id']} did not trade {where}."
     verb, coin = "earned" if row["pnl"] >= 0 else "lost", _coin(row["symbol"])
     amount = f"{abs(row['pnl']):,.2f} {coin} ({row['return']:+.1%})"
-    told = f"{row['id']} {verb} {amount} {where}, all costs in; {row['symbol']} itself went {row['market']:+.1%}."
+    told = f"{row['id']} {verb} {amount} {where}, {costs_in(row['notes'])}; {row['symbol']} itself went {row['market']:+.1%}."
     told = " ".join([told, *row["doubts"]])
     return told if row["open_position"] is None else f"{told} {open_said(row['open_position'], coin)}"
 

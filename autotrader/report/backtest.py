@@ -59,7 +59,7 @@ from autotrader.results.result import (
     trades_of,
     worth_until,
 )
-from ..results.summary import doubts_said, luck_said, notes_of, number, verdict
+from ..results.summary import costs_in, doubts_said, luck_said, notes_of, number, verdict
 
 # %% ../../nbs/63_report/30_backtest.ipynb #65f71085
 def _stamp(when: Any) -> str:
@@ -439,7 +439,7 @@ def _all(results: Sequence[Result]) -> Markup:
     coin = coins.pop() if len(coins) == 1 else "quote coin"
     did = "earned" if total["pnl"] >= 0 else "lost"
     lead = (
-        f"Together {len(results)} bots {did} {abs(total['pnl']):,.2f} {coin} ({abs(total['return']) * 100:.2f} %) of {total['capital']:,.0f}, all costs in; "
+        f"Together {len(results)} bots {did} {abs(total['pnl']):,.2f} {coin} ({abs(total['return']) * 100:.2f} %) of {total['capital']:,.0f}, {costs_in(note for each in results for note in each.part.notes)}; "
         f"their account fell at most {total['max_drawdown'] * 100:.2f} % below a peak."
     )
     rows = [

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from ..core.clock import DAY_MS, iso
 from .grid import METRIC_WORDS
 from .result import coin_of
-from .summary import FEW_TRIPS, implausible_said, number, shorts_said
+from .summary import FEW_TRIPS, costs_in, implausible_said, number, shorts_said
 from ..search.grid import FEWEST_TRIPS, selector_name
 from ..search.walkforward import WalkResult
 from ..strategy.templates import name_of
@@ -40,7 +40,7 @@ def _earned(walk: WalkResult) -> str:
     years = (end - walk.steps[0].window.test_from_ms) / (365 * DAY_MS)
     name, symbol = title_of(walk).partition(" on ")[0], walk.task.market.instrument.symbol
     return (
-        f"{name} on {symbol}, re-fitted {found['windows']} times, {did} {_pct(abs(found['return']))} out of sample in {years:.1f} years, all costs in; "
+        f"{name} on {symbol}, re-fitted {found['windows']} times, {did} {_pct(abs(found['return']))} out of sample in {years:.1f} years, {costs_in(walk.task.market.notes)}; "
         f"it fell at most {_pct(found['max_drawdown'])} below a peak."
     )
 

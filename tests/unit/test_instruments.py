@@ -479,3 +479,17 @@ def test_every_door_takes_the_same_rules(tmp_path: Path) -> None:
     assert [in_hand.instrument.rules, *in_hand.changes] == wanted
     assert shown is not None and live.rules == shown.instrument.rules == wanted[-1]
     assert at.instrument("DOTUSDT", config=tmp_path / "config.toml").rules == wanted[-1]
+
+
+@pytest.mark.parametrize(
+    ("known_to", "words"), [(300, "all costs in;"), (100, "all costs in but funding that is not known;")]
+)
+def test_no_result_claims_costs_that_nobody_knows(gate_desk: Path, known_to: int, words: str) -> None:
+    with open_store("sqlite:///data/autotrader.db", folder=gate_desk) as store:
+        candle_store.save(store, bars("bybit", "DOTUSDT"))
+        save_funding(store, "bybit", "DOTUSDT", stamps(known_to, 8), np.full(len(stamps(known_to, 8)), 0.0003))
+    market = ("--venue", "bybit", "--symbol", "DOTUSDT", "--from", "2024-01-01", "--to", "2024-01-13")
+    done = run_in(gate_desk, "backtest", "--strategy", "ema_trend", *market)
+    assert words in " ".join(done.stdout.split()), done.stdout + done.stderr
+    found = at.backtest("ema_trend", desk.load("DOTUSDT", config=gate_desk / "config.toml", until="2024-01-13"))
+    assert ("the funding that is known" in found.verdict[0]) == (known_to < 300)
