@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # %% ../nbs/00___init__.ipynb #36709b3f
 _ROOMS = {
     "backtest": "desk.backtest",
+    "candles": "desk.frames",
     "check": "strategy.check",
     "column": "features.columns",
     "columns": "features.columns",

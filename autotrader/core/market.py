@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .clock import iso, timeframe_ms
 from .errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/00_core/30_market.ipynb #6371df5f
 E8 = 100_000_000
@@ -181,6 +184,13 @@ class Candles:
     def __getitem__(self, part: slice) -> "Candles":
         cut: dict[str, Any] = {name: getattr(self, name)[part] for name in ("open_ms", *COLUMNS)}
         return replace(self, **cut, extras={name: column[part] for name, column in self.extras.items()})
+
+    def to_frame(self) -> "pd.DataFrame":
+        "A DataFrame with the opens in UTC as its index: prices, volume and the extras."
+        import pandas as pd
+
+        index = pd.DatetimeIndex(pd.to_datetime(self.open_ms, unit="ms", utc=True), name="open_time")
+        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS} | self.extras, index=index)
 
     def between(self, since_ms: int, until_ms: int) -> "Candles":
         "Bars with since ≤ open < until."

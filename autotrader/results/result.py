@@ -250,6 +250,12 @@ class Result:
         return pd.Series(self.run.equity_e8 / 1e8, index=index, name="equity")
 
     @cached_property
+    def returns(self) -> pd.Series:
+        "Return of each UTC day, fractions of the equity before it: what libraries of performance statistics take."
+        index = pd.DatetimeIndex(pd.to_datetime(self.run.day_ms, unit="ms", utc=True), name="day")
+        return pd.Series(daily_returns(self.run, self.part.wallet_e8), index=index, name=self.part.strategy)
+
+    @cached_property
     def months(self) -> pd.DataFrame:
         "Return of each month and year, fractions."
         return months_of(self.part, self.run)
