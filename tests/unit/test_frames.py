@@ -1,0 +1,105 @@
+"""Bars in a DataFrame become candles and come back; what a person does wrong there is told in one line."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autotrader as at
+from autotrader.core.errors import DataError
+from autotrader.core.market import COLUMNS
+
+HOURS = pd.date_range("2024-01-01", periods=200, freq="h", tz="UTC")
+WALK = 100.0 + np.random.default_rng(3).normal(0, 0.5, 200).cumsum()
+FRAME = pd.DataFrame(
+    {"open": WALK, "high": WALK + 1, "low": WALK - 1, "close": WALK + 0.2, "volume": 1e6}, index=HOURS
+).round(2)
+
+
+@given(
+    st.sampled_from(["1min", "5min", "15min", "1h", "4h", "1D"]),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Tokyo", "America/New_York"]),
+    st.permutations(COLUMNS),
+    st.sampled_from([str.upper, str.title, str.lower, lambda name: f" {name} "]),
+    st.sampled_from(["ms", "us", "ns"]),
+)
+def test_there_and_back_is_the_same(
+    step: str, zone: str, order: list[str], spell: Callable[[str], str], unit: str
+) -> None:
+    index = pd.date_range("2024-03-01", periods=len(FRAME), freq=step, tz="UTC").tz_convert(zone).as_unit(unit)
+    frame = FRAME.set_index(index)[order].rename(columns=spell)
+    candles = at.candles(frame, symbol="HYPE/USDT")
+    back = candles.to_frame()
+    assert (candles.symbol, candles.bar_ms) == ("HYPEUSDT", int(pd.Timedelta(step).total_seconds() * 1000))
+    assert back.index.equals(index.tz_convert("UTC").as_unit("ms")) and list(back.columns) == list(COLUMNS)
+    assert (back.to_numpy() == FRAME.to_numpy()).all()
+
+
+def buy_where(wanted: Callable[[at.Candles], np.ndarray]) -> object:
+    "A strategy that goes long there and stays."
+
+    def signals(candles: at.Candles) -> at.Signals:
+        never = np.zeros(len(candles), bool)
+        return at.from_rules(long=wanted(candles), short=never, exit_long=never, exit_short=never)
+
+    return at.own(signals, warmup=0)
+
+
+def test_other_columns_are_extras_that_a_strategy_reads() -> None:
+    candles = at.candles(FRAME.assign(mood=np.sin(np.arange(200))), symbol="HYPEUSDT")
+    found = at.backtest(buy_where(lambda bars: bars.extras["mood"] > 0.9), candles)
+    first = found.fills["time"].iloc[0]
+    assert candles.to_frame()["mood"].loc[: first - pd.Timedelta("1h")].iloc[-1] > 0.9
+
+
+def test_funding_beside_a_frame_is_charged_to_the_cent() -> None:
+    flat = pd.DataFrame({name: 100.0 for name in COLUMNS}, index=HOURS).assign(high=100.5, low=99.5, volume=1e6)
+    rates = pd.Series(0.0001, index=pd.date_range("2024-01-01", periods=25, freq="8h", tz="UTC") + pd.Timedelta("7ms"))
+    bot = {
+        "sizing": "lot",
+        "base_lot": 5.0,
+        "dynamic_sizing": {"enabled": False},
+        "strategy_params": {"sl_ratio": 20.0},
+    }
+    candles = at.candles(flat, symbol="HYPEUSDT", funding=rates)
+    found = at.backtest(
+        buy_where(lambda bars: np.arange(len(bars)) >= 40), candles, bot=bot, costs={"slippage_bps": 0, "spread_bps": 0}
+    )
+    opened = pd.Timestamp(found.open_position["opened"])
+    due = int((rates.index.floor("h") > opened).sum())
+    assert due > 10 and len(found.payments) == due
+    assert found.payments["amount"].to_numpy() == pytest.approx(-0.05)  # 5 × 100 × 0.0001
+
+
+def test_daily_returns_compound_to_the_result() -> None:
+    found = at.backtest("ema_trend", at.load("EURUSD", venue="sample"))
+    assert str(found.returns.index.tz) == "UTC" and found.returns.index.is_unique
+    assert (1 + found.returns).prod() - 1 == pytest.approx(found.stats.return_frac, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda f: f.tz_localize(None), "has no zone"),
+        (lambda f: f.iloc[::-1], "must grow"),
+        (lambda f: pd.concat([f, f.iloc[-1:]]), "drop what is there twice"),
+        (lambda f: f.drop(columns="close"), "lacks close, it has open, high, low, volume"),
+        (lambda f: f.assign(Close=1.0), "close are there twice"),
+        (lambda f: f.assign(close=np.nan), "missing or not positive"),
+        (lambda f: f.assign(high=1.0), "does not contain open and close"),
+        (lambda f: f.assign(volume=-1.0), "volume is missing or negative"),
+        (lambda f: f.assign(note="up"), "column 'note' must hold numbers"),
+        (lambda f: f.shift(freq="1s"), "off the 1h grid"),
+        (lambda f: f.iloc[:0], "no bars|single bar|must"),
+        (lambda f: f.iloc[::7], "420 minutes apart"),
+        (lambda f: f.to_numpy(), "must be a pandas DataFrame, was ndarray"),
+        (lambda f: f.reset_index(), "must be times"),
+    ],
+)
+def test_a_wrong_frame_is_told_in_one_line(wrong: Callable, told: str) -> None:
+    with pytest.raises(DataError, match=told) as caught:
+        at.candles(wrong(FRAME), symbol="HYPEUSDT")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 240
