@@ -150,11 +150,21 @@ def countable(amount_e8: float, what: str, remedy: str) -> None:
             f"{what} of {amount_e8 / 1e8:,.0f} quote coin cannot be counted in units of 1e-8, which reach to {MOST_E8 // E8:,}: {remedy}"
         )
 
-# %% ../../nbs/00_core/30_market.ipynb #82787d53
+# %% ../../nbs/00_core/30_market.ipynb #5a0c7e11
 Floats = NDArray[np.float64]
 COLUMNS = ("open", "high", "low", "close", "volume")
 
 
+def _extent(candles: "Candles") -> str:
+    "Bars, period from the first open to the last close, range of prices."
+    if not len(candles):
+        return "no bars"
+    first, end = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+    return (
+        f"{len(candles):,} bars, {iso(first)} – {iso(end)}, prices {candles.low.min():,.6g} – {candles.high.max():,.6g}"
+    )
+
+# %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candles:
     "Closed bars of one series, oldest first. Arrays share one length; `extras` holds joined columns of the same length."
@@ -206,16 +216,6 @@ class Candles:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         title = escape(f"{self.venue} {self.symbol} {self.timeframe}")
         return f'<div><b>{title}</b><br>{_extent(self)}{extras}<ul style="opacity:.75">{notes}</ul></div>'
-
-
-def _extent(candles: Candles) -> str:
-    "Bars, period from the first open to the last close, range of prices."
-    if not len(candles):
-        return "no bars"
-    first, end = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-    return (
-        f"{len(candles):,} bars, {iso(first)} – {iso(end)}, prices {candles.low.min():,.6g} – {candles.high.max():,.6g}"
-    )
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
