@@ -185,6 +185,10 @@ def falls_of(
     return table.assign(depth=found["depth"], days=(found["end_ms"] - found["begin_ms"]) / DAY_MS)
 
 
+def _times(ms: Ints, name: str) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(pd.to_datetime(ms, unit="ms", utc=True), name=name)
+
+
 def curve_of(part: Part, run: Run) -> tuple[Ints, Floats]:
     "Stamps and equity: the money at the start, then every close, or every day's last where the curve was not kept."
     tape = part.tape
@@ -213,7 +217,7 @@ def worth_until(played: Sequence[tuple[float, Stats]]) -> float | None:
 # %% ../../nbs/61_results/10_result.ipynb #a522d779
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    "One bot on one market: `stats`, `trades` (round trips), `fills`, `equity`, `months`, `drawdowns`."
+    "One bot on one market: `stats`, `trades` (round trips), `fills`, `equity`, `returns`, `months`, `drawdowns`."
 
     part: Part
     run: Run
@@ -234,7 +238,6 @@ class Result:
 
     @cached_property
     def payments(self) -> pd.DataFrame:
-        "Funding: stamp, trip, quantity held and what was received, quote coin."
         return payments_of(self.part, self.run)
 
     @cached_property
@@ -246,18 +249,16 @@ class Result:
     def equity(self) -> pd.Series:
         "Equity at each bar's close, quote coin."
         close_ms = self.part.tape.open_ms + self.part.tape.bar_ms
-        index = pd.DatetimeIndex(pd.to_datetime(close_ms, unit="ms", utc=True), name="close")
-        return pd.Series(self.run.equity_e8 / 1e8, index=index, name="equity")
+        return pd.Series(self.run.equity_e8 / 1e8, index=_times(close_ms, "close"), name="equity")
 
     @cached_property
     def returns(self) -> pd.Series:
         "Return of each UTC day, fractions of the equity before it: what libraries of performance statistics take."
-        index = pd.DatetimeIndex(pd.to_datetime(self.run.day_ms, unit="ms", utc=True), name="day")
-        return pd.Series(daily_returns(self.run, self.part.wallet_e8), index=index, name=self.part.strategy)
+        daily = daily_returns(self.run, self.part.wallet_e8)
+        return pd.Series(daily, index=_times(self.run.day_ms, "day"), name=self.part.strategy)
 
     @cached_property
     def months(self) -> pd.DataFrame:
-        "Return of each month and year, fractions."
         return months_of(self.part, self.run)
 
     @cached_property
