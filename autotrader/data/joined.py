@@ -7,10 +7,11 @@ __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEven
            'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'sources_of', 'paid', 'due_at_close']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from math import gcd
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import DataError, UnknownRules
-from ..core.market import NOTHING, Candles, Floats, Instrument, MarginTier, Told, VenueRules, check
+from ..core.market import COLUMNS, NOTHING, Candles, Floats, Instrument, MarginTier, Told, VenueRules, check
 from autotrader.data.instruments import (
     FUNDING_LAG_MS,
     INTEREST_INTERVAL_MS,
@@ -263,6 +264,14 @@ def rules_of(
     return (None, ()) if found is None else (overruled(found, by, told), notes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #fabbb8b9
+def _together(series: Sequence[Candles]) -> Candles:
+    "All bars of a market in whatever order, for the decimals of their numbers: a file of long bars may be rounded."
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(bars, name) for bars in series]) for name in ("open_ms", *COLUMNS)
+    }
+    return replace(series[0], **columns, extras={})
+
+
 def rules_for(
     store: Store,
     venue: str,
@@ -280,8 +289,8 @@ def rules_for(
         raise DataError(
             f"{venue} {symbol}: no bars are stored, and no rules: `autotrader data import FILE` brings bars, from bybit `data download` both"
         )
-    longest = max(series, key=lambda s: timeframe_ms(s.timeframe)).timeframe
-    whole, told = candle_store.load(store, venue, symbol, longest), told_of(store, venue, symbol)
+    whole = _together([candle_store.load(store, venue, symbol, each.timeframe) for each in series])
+    told = told_of(store, venue, symbol)
     guessed = infer(whole, funding_ms=load_funding(store, venue, symbol)[0], told={**stand_in, **told})
     return guessed, (guessed.note,)
 

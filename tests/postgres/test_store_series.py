@@ -6,16 +6,21 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from autotrader.config.sections import InstrumentSettings
 from autotrader.core.errors import DataError
-from autotrader.core.market import Instrument, VenueRules
+from autotrader.core.market import Instrument, MarginTier, VenueRules
 from autotrader.store.database import Store
 from autotrader.store.series import (
+    declared_of,
+    forget_declared,
     load_funding,
     load_instrument,
     load_open_interest,
+    save_declared,
     save_funding,
     save_instrument,
     save_open_interest,
+    told_of,
 )
 
 STEP_MS = 8 * 3_600_000
@@ -105,3 +110,25 @@ def test_rules_are_never_guessed(store: Store) -> None:
         load_instrument(store, "bybit", "BTCUSDT", 999_999)
     with pytest.raises(DataError, match="the instrument is unknown"):
         load_instrument(store, "bybit", "ETHUSDT", 999_999)
+
+
+def test_what_is_told_and_what_larger_positions_keep_come_back_exactly(store: Store) -> None:
+    tiers = tuple(
+        MarginTier(limit=Decimal(limit), maintenance_margin=Decimal(margin), max_leverage=Decimal(most))
+        for limit, margin, most in (("20000.50", "0.0056", "90.00"), ("100000", "0.1", "5"))
+    )
+    for rules in (RULES, replace(RULES, margin_tiers=tiers, since_ms=2_000_000)):
+        save_instrument(store, Instrument(venue="bybit", symbol="DOGEUSDT", rules=rules))
+    assert load_instrument(store, "bybit", "DOGEUSDT", 2_000_000).rules.margin_tiers == tiers
+    assert load_instrument(store, "bybit", "DOGEUSDT", 1_500_000).rules.margin_tiers == ()
+    told = InstrumentSettings(
+        venue="gate",
+        symbol="DOGEUSDT",
+        tick_size="0.0000000001",
+        taker_fee_bps=4.5,
+        margin_tiers=((20_000, "0.01", 50),),
+    )
+    save_declared(store, told, now_ms=1)
+    assert declared_of(store, "gate", "DOGEUSDT") == told
+    assert told_of(store, "gate", "DOGEUSDT")["tick_size"] == (Decimal("1e-10"), "data rules")
+    assert forget_declared(store, "gate", "DOGEUSDT") and told_of(store, "gate", "DOGEUSDT") == {}

@@ -25,7 +25,7 @@ from autotrader.core.errors import DataError, UnknownRules
 from autotrader.core.market import Candles, Instrument
 from autotrader.data.importers import import_file
 from autotrader.data.instruments import infer, known
-from autotrader.data.joined import load_market, rules_of
+from autotrader.data.joined import load_market, resample, rules_of
 from autotrader.desk import backtest as desk
 from autotrader.desk.rules import rules_known
 from autotrader.runner import app
@@ -36,6 +36,7 @@ from autotrader.store.series import declared_of, forget_declared, save_declared,
 from autotrader.strategy.templates import own
 
 HOUR = 3_600_000
+PRICES = ("open", "high", "low", "close")
 BEGIN = 1_704_067_200_000  # 2024-01-01
 
 
@@ -493,3 +494,14 @@ def test_no_result_claims_costs_that_nobody_knows(gate_desk: Path, known_to: int
     assert words in " ".join(done.stdout.split()), done.stdout + done.stderr
     found = at.backtest("ema_trend", desk.load("DOTUSDT", config=gate_desk / "config.toml", until="2024-01-13"))
     assert ("the funding that is known" in found.verdict[0]) == (known_to < 300)
+
+
+def test_the_tick_is_read_off_bars_of_every_length(store: Store) -> None:
+    hours = bars("bybit", "DOTUSDT", places=3)
+    candle_store.save(store, hours)
+    days = replace(
+        resample(hours, "1d"), **{name: np.round(getattr(resample(hours, "1d"), name), 1) for name in PRICES}
+    )
+    candle_store.save(store, days)
+    market = load_market(store, "bybit", "DOTUSDT", "1h", BEGIN, BEGIN + 300 * HOUR)
+    assert market.instrument.rules.tick_size == Decimal("0.001")
