@@ -100,8 +100,8 @@ _KIND_NAMES = ("price_type", "candle_type", "kline_type", "kind", "type")
 def _labelled(table: pa.Table) -> str:
     "What a column says of the kind of its prices, when it is none that is traded."
     for name in _KIND_NAMES:
-        if name in table.column_names and pa.types.is_string(table[name].type):
-            for label in pc.unique(table[name]).to_pylist():
+        if name in table.column_names and not pa.types.is_nested(table[name].type):
+            for label in pc.unique(table[name].cast(pa.string())).to_pylist():
                 if found := re.fullmatch(
                     r"(mark|index|premium)([_ -]?(price|index|kline|candle)s?)*", str(label).lower()
                 ):

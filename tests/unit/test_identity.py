@@ -241,9 +241,12 @@ def test_untraded_prices_are_known_by_name_column_and_content(
     path = tmp_path / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"at which nobody traded: import the venue's traded candles") as refused:
-        read_file(path, venue="bybit")
-    assert "\n" not in str(refused.value)
+    packed = path.with_suffix(".parquet")
+    frame.astype({c: "category" for c in ("type", "price_type") if c in frame}).to_parquet(packed)
+    for each in (path, packed):
+        with pytest.raises(DataError, match=r"at which nobody traded: import the venue's traded candles") as refused:
+            read_file(each, venue="bybit")
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
