@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pair import simulated
 from series import length
 
-from autotrader.engine.events import OUTSIDE, Reason
+from autotrader.bots.replay import rows_from_outside
+from autotrader.engine.events import OUTSIDE, Cause, EventKind, Reason, new_event, new_state
 from autotrader.engine.metrics import measure, open_trip, round_trips
 from autotrader.engine.simulate import Run
 
@@ -82,3 +83,25 @@ def test_every_trip_ends_when_and_where_its_last_row_says(case: Case) -> None:
     for row in taken:  # the isolated margin of what was held is all that is lost
         share = row["qty"] / sum(f["qty"] for f in found.fills if f["trip"] == row["trip"] and f["side"] != row["side"])
         assert -row["pnl_e8"] <= margin_e8[int(row["trip"])] * share / case.costs["leverage"][0] * 1.2e5
+
+
+amounts = st.integers(-(10**12), 10**12)
+sizes = st.integers(-1_000, 1_000)
+
+
+@given(was=sizes, held=sizes, prices=st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), gained=amounts)
+def test_whatever_others_do_to_a_position_leaves_rows_for_all_of_it(
+    was: int, held: int, prices: tuple[int, int], gained: int
+) -> None:
+    before = new_state(wallet_e8=10**12)
+    before["trip"], before["qty"], before["cost"] = 3, was, was * prices[0]
+    after = before.copy()
+    after["trip"] += held * was < 0 or (held != 0 and was == 0)
+    event = new_event(EventKind.EXTERNAL, 60_000, code=Cause.MANUAL, qty=held, cost=held * prices[1], amount_e8=gained)
+    rows = rows_from_outside(event, before, after, 10_000)
+    assert (rows["side"] * rows["qty"]).sum() == held - was
+    assert (rows["qty"] > 0).all() and (rows["cost"] >= 0).all() and (rows["purpose"] == Reason.MANUAL).all()
+    if was or held:
+        assert rows["pnl_e8"].sum() == gained
+    if was * held < 0:  # turned round: one trip ends, another begins
+        assert rows["trip"].tolist() == [3, 4] and rows["qty"].tolist() == [abs(was), abs(held)]
