@@ -34,9 +34,9 @@ from autotrader.results.grid import (
     top_of,
     verdict,
 )
+from ..results.verdict import in_words
 from ..search.grid import GridResult
 from ..search.variant import word_of
-from ..validation.luck import in_words
 
 # %% ../../nbs/63_report/40_sweep.ipynb #0b5328d0
 def _cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -31,10 +31,10 @@ from .html import page as whole_page
 from ..results.grid import METRIC_WORDS
 from ..results.result import coin_of
 from ..results.summary import number
+from ..results.verdict import in_words
 from ..results.walkforward import notes_of, outcome_said, title_of, verdict
 from ..search.variant import Value
 from ..search.walkforward import WalkResult, chosen_of
-from ..validation.luck import in_words
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #7553aef6
 def _key(key: str) -> str:

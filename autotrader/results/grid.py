@@ -17,11 +17,11 @@ import pandas as pd
 
 from .result import Result, stats_of
 from .summary import FEW_TRIPS, doubts_said
+from .verdict import in_words
 from ..search.book import LEFT, SKIPPED
 from ..search.grid import FEWEST_TRIPS, GridResult, Selector, part_at, selector_name, sign_of, tried_of
 from ..search.variant import Assignment, word_of
 from ..strategy.setup import simulate
-from ..validation.luck import in_words
 
 # %% ../../nbs/61_results/30_grid.ipynb #3c253d1d
 @dataclass(frozen=True, slots=True)

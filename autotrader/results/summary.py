@@ -194,7 +194,7 @@ def luck_said(luck: "Luck | None", uncounted: str = "") -> list[str]:
     "How much of an outcome may be luck, in sentences; without a judgement that there is none, and why nobody counted."
     if luck is None:
         return [ONE_DRAW, *([f"Nobody counts how many were tried: {uncounted}."] if uncounted else [])]
-    from autotrader.validation.luck import in_words
+    from autotrader.results.verdict import in_words
 
     return list(in_words(luck))
 

@@ -12,10 +12,10 @@ from ..core.clock import DAY_MS, iso
 from .grid import METRIC_WORDS
 from .result import coin_of
 from .summary import FEW_TRIPS, costs_in, implausible_said, number, shorts_said
+from .verdict import in_words
 from ..search.grid import FEWEST_TRIPS, selector_name
 from ..search.walkforward import WalkResult
 from ..strategy.templates import name_of
-from ..validation.luck import in_words
 
 # %% ../../nbs/61_results/40_walkforward.ipynb #257711ae
 def title_of(walk: WalkResult) -> str:

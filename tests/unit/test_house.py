@@ -278,6 +278,45 @@ def test_below_the_desk_nobody_prints_and_only_report_and_plots_write_markup(mod
     assert re.findall(r"^\s*(?:import|from) (typer|rich|IPython|panel)\b", module.read_text(), re.M) == []
 
 
+def sentences_in(tree: ast.AST) -> list[str]:
+    "Literals that end like a sentence of some words; documentation, errors and lines of a log are not for the page."
+
+    def is_aside(node: ast.AST) -> bool:
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        return isinstance(node, ast.Raise | ast.Assert) or bool(re.search(r"(Error|log\w*\.\w+)$", called))
+
+    aside = {id(n) for node in ast.walk(tree) if is_aside(node) for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            aside.add(id(node.value))
+        if isinstance(node, ast.JoinedStr) and id(node) not in aside:
+            aside |= {id(n) for n in ast.walk(node)} - {id(node)}
+    texts = [n for n in ast.walk(tree) if id(n) not in aside and isinstance(n, ast.JoinedStr | ast.Constant)]
+    plain = [
+        "".join(
+            part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "…"
+            for part in getattr(n, "values", [n])
+        )
+        for n in texts
+    ]
+    return [text[:60] for text in plain if text.rstrip().endswith(".") and len(re.findall(r"[a-z]{2,}", text)) >= 4]
+
+
+@pytest.mark.parametrize("module", [p for p in MODULES if not (SAYS | {"results"}) & set(p.parts)], ids=name)
+def test_below_the_results_nobody_writes_sentences(module: Path) -> None:
+    if name(module) not in ALOUD:
+        assert sentences_in(ast.parse(module.read_text())) == []
+
+
+def test_sentences_below_the_results_would_be_noticed() -> None:
+    assert sentences_in(ast.parse("x = f'It lost {y} of all it had.'")) and sentences_in(
+        ast.parse("x = 'That is how luck looks.'")
+    )
+    assert not sentences_in(
+        ast.parse("'A page of some few words.'\nraise DataError(f'the {x} is not there. Look elsewhere for it.')")
+    )
+
+
 def test_markup_below_the_desk_would_be_noticed() -> None:
     assert markup_in(ast.parse("x = f'<div>{y}</div>'")) and markup_in(ast.parse("x = '<td style=\"a\">'"))
     assert not markup_in(ast.parse("class A:\n    def _repr_html_(self): return '<b>x</b>'\nx = 'a < b'"))

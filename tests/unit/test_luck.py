@@ -10,20 +10,8 @@ from hypothesis import strategies as st
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import Floats
-from autotrader.validation.luck import (
-    AHEAD,
-    FEWEST_DAYS,
-    LOST,
-    LUCK,
-    MORE,
-    SHORT,
-    Lookahead,
-    Luck,
-    chance_per_day,
-    in_words,
-    judge,
-    with_lookahead,
-)
+from autotrader.results.verdict import AHEAD, LOST, LUCK, MORE, SHORT, in_words
+from autotrader.validation.luck import FEWEST_DAYS, Lookahead, Luck, chance_per_day, judge, with_lookahead
 from autotrader.validation.overfit import (
     deflated_sharpe,
     expected_max,

@@ -30,6 +30,7 @@ from autotrader.engine.signals import Signals, from_rules
 from autotrader.plots.distributions import walk_svg
 from autotrader.report.folder import read_manifest
 from autotrader.report.walkforward import display
+from autotrader.results.verdict import MORE
 from autotrader.results.walkforward import notes_of, verdict
 from autotrader.search.book import TrialLedger
 from autotrader.search.evaluate import STATS
@@ -38,7 +39,7 @@ from autotrader.search.task import Task, task_of
 from autotrader.search.walkforward import chosen_of, walk
 from autotrader.store.database import open_store
 from autotrader.strategy.templates import Own, own
-from autotrader.validation.luck import MORE, judge
+from autotrader.validation.luck import judge
 from autotrader.validation.overfit import overfitting
 from autotrader.validation.trials import studies
 from autotrader.validation.walkforward import efficiency, restlessness, stitched, walk_forward, walk_windows

@@ -14,9 +14,10 @@ from autotrader.core.market import Candles, Floats
 from autotrader.desk.backtest import backtest
 from autotrader.engine.metrics import daily_returns
 from autotrader.results.result import Result
+from autotrader.results.verdict import in_words
 from autotrader.strategy.templates import make
 from autotrader.validation.entries import random_entries
-from autotrader.validation.luck import Luck, in_words, judge
+from autotrader.validation.luck import Luck, judge
 from autotrader.validation.overfit import overfitting
 from autotrader.validation.trials import independent_streams
 
