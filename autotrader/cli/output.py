@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import PurePath
 from typing import Any
 
@@ -23,7 +23,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         value = value.tolist()
     if isinstance(value, Enum):
-        return value.name
+        return value.value if isinstance(value, StrEnum) else value.name
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float | Decimal):

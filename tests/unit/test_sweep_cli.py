@@ -85,6 +85,7 @@ def test_a_sweep_for_scripts_holds_the_backtest_of_what_it_proposes(desk: Path) 
         assert alone[name] == value, name
     assert trials(desk) == 20  # the backtest was one of them
     assert told["luck"]["trials"] == 20
+    assert told["luck"]["lookahead"] in ("checked", "not checked")
     assert told["verdict"][0].startswith("Best plateau of 20 combinations: fast = ")
 
 
