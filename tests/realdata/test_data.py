@@ -130,8 +130,8 @@ def test_the_dirty_file_is_refused_until_both_faults_are_allowed(data_dir: Path,
         "btcusdt_1m_dirty_2018q1.parquet",
         "1201 stamps off the 1m grid (first 2018-02-09T09:59:14.789Z)",
         "2184 bars missing in 4 holes (first after 2018-01-04T03:00:00Z, longest 33.5 h)",
-        "--skip-off-grid",
-        "--allow-gaps",
+        "`skip_off_grid`",
+        "`allow_gaps`",
     ):
         assert words in line
     assert "\n" not in line and candle_store.coverage(empty) == []
