@@ -66,6 +66,10 @@ _CLEAN = Finding(
 )
 
 # %% ../../nbs/20_data/10_quality.ipynb #d02bfdc9
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _where(candles: Candles, bars: Positions) -> str:
     return f"first {iso(int(candles.open_ms[bars[0]]))}"
 
@@ -86,20 +90,22 @@ def _stamp_findings(candles: Candles) -> list[Finding]:
     order = np.flatnonzero(np.diff(candles.open_ms) <= 0) + 1
     if order.size:
         twice = int((np.diff(np.sort(candles.open_ms)) == 0).sum())
-        text = f"{order.size} stamps not after the one before, {twice} of them twice ({_where(candles, order)})"
+        text = (
+            f"{_many(order.size, 'stamp')} not after the one before, {twice} of them twice ({_where(candles, order)})"
+        )
         found.append(Finding(kind="order", text=text, bars=order, is_blocking=True))
     off = np.flatnonzero(since_ms % candles.bar_ms)
     if off.size:
-        text = f"{off.size} stamps off the {candles.timeframe} grid ({_where(candles, off)})"
+        text = f"{_many(off.size, 'stamp')} off the {candles.timeframe} grid ({_where(candles, off)})"
         found.append(Finding(kind="off_grid", text=text, bars=off, is_blocking=True))
     holes = np.diff(cells) - 1
     before = np.flatnonzero(holes > 0)
     if before.size:
         missing, longest = int(holes[before].sum()), int(holes.max()) * candles.bar_ms / 3_600_000
-        text = f"{missing} bars missing in {before.size} {'hole' if before.size == 1 else 'holes'} (first after {iso(int(candles.open_ms[before[0]]))}, longest {longest:.1f} h)"
+        text = f"{_many(missing, 'bar')} missing in {_many(before.size, 'hole')} (first after {iso(int(candles.open_ms[before[0]]))}, longest {longest:.1f} h)"
         found.append(Finding(kind="gap", text=text, bars=before, is_blocking=True, missing=missing))
         beside = np.union1d(before, before + 1)
-        text = f"{beside.size} bars beside a hole may be partial ({_where(candles, beside)})"
+        text = f"{_many(beside.size, 'bar')} beside a hole may be partial ({_where(candles, beside)})"
         found.append(Finding(kind="partial", text=text, bars=beside))
     return found
 
@@ -137,17 +143,17 @@ def _longest_run(flags: NDArray[np.bool_]) -> int:
 def _value_findings(candles: Candles) -> list[Finding]:
     impossible = np.flatnonzero(_impossible(candles))
     if impossible.size:
-        text = f"{impossible.size} impossible bars: price or volume missing or negative, or high and low do not hold open and close ({_where(candles, impossible)})"
+        text = f"{_many(impossible.size, 'impossible bar')}: price or volume missing or negative, or high and low do not hold open and close ({_where(candles, impossible)})"
         return [Finding(kind="impossible", text=text, bars=impossible, is_blocking=True)]
     found = []
     spikes = _spikes(candles)
     if spikes.size:
-        text = f"{spikes.size} bars with a true range over {SPIKE_TIMES:g} times the usual, kept: crashes are real ({_where(candles, spikes)})"
+        text = f"{_many(spikes.size, 'bar')} with a true range over {SPIKE_TIMES:g} times the usual, kept: crashes are real ({_where(candles, spikes)})"
         found.append(Finding(kind="spike", text=text, bars=spikes))
     still = candles.volume == 0
     if still.any():
         bars = np.flatnonzero(still)
-        text = f"{bars.size} bars without volume, longest run {_longest_run(still)} ({_where(candles, bars)})"
+        text = f"{_many(bars.size, 'bar')} without volume, longest run {_longest_run(still)} ({_where(candles, bars)})"
         found.append(Finding(kind="no_volume", text=text, bars=bars))
     return found
 

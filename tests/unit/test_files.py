@@ -232,12 +232,12 @@ def test_bars_of_days_and_weeks_live_from_the_import_to_the_backtest(tmp_path: P
 def test_a_week_that_is_missing_or_opens_on_another_day_is_refused(tmp_path: Path, store: Store) -> None:
     frame = bars(60, step=7 * DAY, begin=BEGIN - 700 * DAY)
     frame.drop(index=[30]).to_csv(tmp_path / "bybit_btcusdt.csv", index=False)
-    with pytest.raises(DataError, match="1 bars missing"):
+    with pytest.raises(DataError, match="1 bar missing"):
         import_file(store, tmp_path / "bybit_btcusdt.csv", clock=SystemClock())
     frame.assign(timestamp=frame["timestamp"] + DAY * (frame.index == 30)).to_csv(
         tmp_path / "bybit_btcusdt.csv", index=False
     )
-    with pytest.raises(DataError, match="1 stamps off the 1w grid"):
+    with pytest.raises(DataError, match="1 stamp off the 1w grid"):
         import_file(store, tmp_path / "bybit_btcusdt.csv", clock=SystemClock())
     frame.to_csv(tmp_path / "bybit_btcusdt.csv", index=False)
     import_file(store, tmp_path / "bybit_btcusdt.csv", clock=SystemClock())

@@ -240,7 +240,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_one_bad_symbol_keeps_the_whole_file_out(tmp_path: Path, store: Store) -> None:
     good, bad = frame().assign(symbol="AUSDT"), frame().drop(index=[7]).assign(symbol="BUSDT")
     pd.concat([good, bad]).to_parquet(tmp_path / "bybit_1h.parquet")
-    with pytest.raises(GapError, match=r"bybit_1h.parquet: bybit BUSDT 1h: 1 bars missing"):
+    with pytest.raises(GapError, match=r"bybit_1h.parquet: bybit BUSDT 1h: 1 bar missing"):
         import_file(store, tmp_path / "bybit_1h.parquet", clock=SystemClock())
     assert candle_store.coverage(store) == []
     records = import_file(store, tmp_path / "bybit_1h.parquet", allow_gaps=True, clock=SystemClock())
