@@ -16,7 +16,15 @@ from typing import BinaryIO
 # %% ../../nbs/00_core/70_files.ipynb #26b6aedf
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    "A file to write that takes its place once it is whole; raises `OSError` where it cannot be written."
+    """A file to write that takes its place once it is whole; raises `OSError` where it cannot be written.
+
+    Where a link stands, what it leads to is replaced; a device or a pipe is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     handle, growing = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
