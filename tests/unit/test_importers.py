@@ -198,7 +198,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "twice.csv": (pd.concat([BARS, BARS[5:8]]).to_csv(index=False).encode(), "3 stamps not after the one before, 3 of them twice"),
     "hole.csv": (BARS.drop(index=range(10, 14)).to_csv(index=False).encode(), "4 bars missing in 1 hole .*`allow_gaps`"),
     "shifted.csv": (BARS.assign(open_time=BARS["open_time"] + 14_789).to_csv(index=False).encode(), "48 stamps off the 1h grid"),
-    "nan.csv": (BARS.assign(close=BARS["close"].where(BARS.index != 3)).to_csv(index=False).encode(), "1 impossible bars"),
+    "nan.csv": (BARS.assign(close=BARS["close"].where(BARS.index != 3)).to_csv(index=False).encode(), "1 impossible bar"),
     "rates.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,nan\n", "missing or impossible in 1 rows"),
     "rates2.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,0\nBTCUSDT,1735689600000,1\n", "1 stamps twice"),
 }  # fmt: skip
