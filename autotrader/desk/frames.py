@@ -8,6 +8,7 @@ __all__ = ['Stamps', 'candles']
 # %% ../../nbs/92_desk/22_frames.ipynb #c52fe091
 from collections.abc import Hashable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..core.market import COLUMNS, Candles, Floats, check
 from ..core.names import symbol_of, venue_of
 from ..data.importers import timeframe_of
 from ..data.quality import report
+from .rules import under_desk_rules
 from ..store.series import settled_ms
 
 # %% ../../nbs/92_desk/22_frames.ipynb #4cc33257
@@ -90,8 +92,15 @@ def candles(
     venue: str = "bybit",
     timeframe: str | None = None,  # None: the usual distance of two rows
     funding: pd.Series | None = None,  # rates by the times they were paid at, with a zone
+    config: (
+        Path | str | None
+    ) = None,  # of the desk whose rules hold; None: config.toml in this folder, where there is one
 ) -> Candles:
-    "Candles of a DataFrame with open, high, low, close and volume, any other columns as extras; raises `DataError` saying what is wrong and what helps."
+    """Candles of a DataFrame with open, high, low, close and volume, any other columns as extras, under the rules that the desk keeps of their market;
+    raises `DataError` saying what is wrong and what helps.
+
+    `at.candles(frame.set_index(pd.to_datetime(frame["time"], utc=True)), symbol="HYPEUSDT", funding=rates)`
+    """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"the frame must be a pandas DataFrame, was {type(frame).__name__}")
     open_ms = _stamps_of(frame.index, "the frame's index", "set it to the times the bars opened at")
@@ -108,4 +117,5 @@ def candles(
     findings = report(check(found)).findings
     if off := next((each for each in findings if each.kind == "off_grid"), None):
         raise DataError(f"the frame: {off.text}: drop those rows, or shift the index")
-    return replace(found, notes=tuple(each.text for each in findings if each.kind == "gap"))
+    noted = replace(found, notes=tuple(each.text for each in findings if each.kind == "gap"))
+    return under_desk_rules(noted, config)

@@ -118,7 +118,7 @@ def _order_said(part: Part, stats: Stats) -> list[str]:
         return []
     bars = f"{stats.ambiguous:,} bar{'s leave' if stats.ambiguous > 1 else ' leaves'}"
     return [
-        f"{bars} open what came first, stop, part or target; the worse was taken: minutes of the same market would tell."
+        f"{bars} open what came first, stop, part or target: the stop was taken first, and a target that a part had moved had to wait. Minutes would tell."
     ]
 
 

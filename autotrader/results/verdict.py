@@ -44,7 +44,7 @@ def _verdict(luck: Luck) -> str:
             "from which no statistic can tell skill from luck."
         )
     luckiest, sharpe = _number(luck.luckiest_sharpe_annual), _number(luck.sharpe_annual)
-    if luck.sharpe_annual <= 0.0:
+    if luck.is_loss or luck.sharpe_annual <= 0.0:
         return (
             f"{LOST}: it lost; its Sharpe ratio is {sharpe}, and {_tries(luck)} without skill would reach {luckiest}."
         )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import table_of
 from ..core.clock import iso
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError
 from ..core.market import Candles, Floats, Instrument, VenueRules, check
 from ..data.instruments import infer, known
 from ..data.joined import FundingEvents, Market, due_at_close, load_market, paid
@@ -133,6 +133,11 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     "A market of candles in hand, with what is known of its rules."
     note: tuple[str, ...] = ()
     changes: tuple[VenueRules, ...] = ()
+    if instrument is not None and (instrument.venue, instrument.symbol) != (candles.venue, candles.symbol):
+        raise DataError(
+            f"the candles are {candles.venue} {candles.symbol}, `instrument` is {instrument.venue} {instrument.symbol}: give their own, "
+            "or leave it out"
+        )
     if instrument is None and candles.instrument is not None:
         instrument, changes = _rules_within(candles, candles.instrument)
     instrument = instrument or known(candles.venue, candles.symbol)

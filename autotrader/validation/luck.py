@@ -48,6 +48,7 @@ class Luck:
     years: float
     days_moved: int  # on which the equity moved
     is_ruined: bool  # the account was lost on the way
+    is_loss: bool  # it ended with less than it began with, whatever the sign of its Sharpe ratio
     trials: int  # counted
     independent: float  # what they are worth, 1 to `trials`
     spread_annual: float | None  # standard deviation of the trials' Sharpe ratios, where given
@@ -141,6 +142,7 @@ def gates(luck: "Luck") -> dict[str, bool]:
     "Which conditions hold, in order; what is not known does not count against a result."
     return {
         "enough": luck.sharpe_annual is not None and luck.days_moved >= FEWEST_DAYS and not luck.is_ruined,
+        "earned": not luck.is_loss,
         "dsr": luck.dsr is not None and luck.dsr >= luck.level,
         "entries": luck.entry_rank is None or luck.entry_rank >= luck.level,
         "honest": luck.lookahead != Lookahead.FAILED,
@@ -172,6 +174,7 @@ def judge(
         years=len(values) / per_year,
         days_moved=int(np.count_nonzero(values)),
         is_ruined=bool((values <= -1.0).any()),
+        is_loss=bool(np.prod(1.0 + values) < 1.0 - 1e-12),
         trials=max(int(trials), 1),
         independent=worth,
         spread_annual=None if sharpe_std_per_day is None else sharpe_std_per_day * sqrt(per_year),

@@ -1,6 +1,7 @@
 """Bars in a DataFrame become candles and come back; what a person does wrong there is told in one line."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autotrader as at
+from autotrader.config.settings import load, write_template
 from autotrader.core.errors import DataError
 from autotrader.core.market import COLUMNS
+from autotrader.store.database import open_store
 
 HOURS = pd.date_range("2024-01-01", periods=200, freq="h", tz="UTC")
 WALK = 100.0 + np.random.default_rng(3).normal(0, 0.5, 200).cumsum()
@@ -103,3 +106,27 @@ def test_a_wrong_frame_is_told_in_one_line(wrong: Callable, told: str) -> None:
     with pytest.raises(DataError, match=told) as caught:
         at.candles(wrong(FRAME), symbol="HYPEUSDT")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 240
+
+
+def test_what_a_desk_is_told_of_a_market_holds_for_its_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = at.candles(FRAME, symbol="HYPEUSDT")
+    assert plain.instrument is None
+    write_template(tmp_path)
+    told = '\n[[instruments]]\nvenue = "bybit"\nsymbol = "HYPE/USDT"\ntaker_fee_bps = 10\nmaker_fee_bps = 4\n'
+    (tmp_path / "config.toml").write_text((tmp_path / "config.toml").read_text() + told)
+    settings = load(tmp_path / "config.toml")
+    open_store(settings.database_url, folder=tmp_path, create=True).close()
+    candles = at.candles(FRAME, symbol="HYPEUSDT")
+    assert candles.instrument is not None and str(candles.instrument.rules.taker_fee) == "0.001"
+    assert at.instrument(candles).rules == candles.instrument.rules
+    assert at.candles(FRAME, symbol="DOGEUSDT").instrument is None
+    dear, cheap = (at.backtest("ema_trend", each).stats for each in (candles, plain))
+    assert dear.trades == 0 or dear.fees > cheap.fees
+
+
+def test_bars_are_not_played_under_another_markets_name() -> None:
+    candles = at.candles(FRAME, symbol="HYPEUSDT")
+    other = at.instrument(at.candles(FRAME, symbol="DOGEUSDT"))
+    with pytest.raises(DataError, match="the candles are bybit HYPEUSDT, `instrument` is bybit DOGEUSDT"):
+        at.backtest("ema_trend", candles, instrument=other)

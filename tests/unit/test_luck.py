@@ -313,7 +313,7 @@ def test_what_did_not_gain_on_the_mean_day_lost(sharpe: float) -> None:
     daily = daily - daily.mean() + daily.std() * sharpe
     luck = verdict(daily)
     assert luck.sharpe_annual is not None
-    assert in_words(luck)[0].startswith(LOST) == (luck.sharpe_annual <= 0.0)
+    assert in_words(luck)[0].startswith(LOST) == (luck.sharpe_annual <= 0.0 or luck.is_loss)
     assert luck.sharpe_annual > 0.0 or np.prod(1.0 + daily) < 1.0
 
 
@@ -351,3 +351,9 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(change: dict[str, object],
     with pytest.raises(ConfigError) as caught:
         verdict(returns(np.random.default_rng(1), 1.0, 100)[0], **change)
     assert str(caught.value) == said
+
+
+def test_who_ended_with_less_has_lost_whatever_the_sign_of_the_sharpe_ratio() -> None:
+    luck = judge(np.tile([0.6, -0.45], 200), rng=np.random.default_rng(2))
+    assert luck.sharpe_annual > 0 and luck.is_loss and not luck.is_past
+    assert in_words(luck)[0].startswith(f"{LOST}: it lost")
