@@ -74,7 +74,8 @@ def document(sweep: "Sweep") -> dict[str, Any]:
     found = sweep.plateau
     return told | {
         "best": _one(sweep, sweep.chosen),
-        "set": sweep.config,
+        "holds": sweep.holds,
+        "set": sweep.config if sweep.holds else [],
         "peak": _one(sweep, found.peak),
         "plateau": [int(place) for place in found.mask.ravel().nonzero()[0]],
         "top": [_one(sweep, place) for place in top_of(sweep).index],
@@ -89,7 +90,7 @@ def _counts(state: Any, **codes: int) -> dict[str, int]:
 # %% ../../nbs/99_cli/45_sweep.ipynb #dba00b19
 def text(sweep: "Sweep") -> str:
     "A sweep for people."
-    from autotrader.results.grid import top_of
+    from autotrader.results.grid import order_said, top_of
 
     told = document(sweep)
     span = " – ".join(told[end][:16].replace("T", " ") for end in ("from", "to"))
@@ -100,7 +101,9 @@ def text(sweep: "Sweep") -> str:
             {k.removeprefix("strategy_params."): v for k, v in row.items()}
             for row in top_of(sweep, 5).to_dict("records")
         ]
-        parts += [table(rows), f"To set it: {' '.join(f'--set {word}' for word in told['set'])}"]
+        parts.append(f"{wrapped(order_said(sweep))}\n\n{table(rows)}")
+        if told["holds"]:
+            parts.append(f"To set it: {' '.join(f'--set {word}' for word in told['set'])}")
     if told["notes"]:
         parts.append("About the data\n" + "\n".join(wrapped(f"- {note}", "  ") for note in told["notes"]))
     return "\n\n".join(parts)

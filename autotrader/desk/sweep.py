@@ -30,7 +30,7 @@ from ..strategy.templates import Strategy
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #a2d4a8f2
 class Sweep(GridResult):
-    "All combinations of some values on one market: `table`, `best`, `peak`, `config`, `verdict`, `result()`, `svg()`, `report(path)`."
+    "All combinations of some values on one market: `table`, `best`, `holds`, `peak`, `config`, `verdict`, `result()`, `svg()`, `report(path)`."
 
     @property
     def verdict(self) -> list[str]:
@@ -50,7 +50,8 @@ class Sweep(GridResult):
         return write_page(Path(path), page(self, made=stamp_of(clock)))
 
     def __repr__(self) -> str:
-        best = f", best {', '.join(self.config)}" if self.proposed is not None else ""
+        named = f", best {', '.join(self.config)}" if self.proposed is not None and self.holds else ""
+        best = named or ("" if self.proposed is None else ", none holds")
         return f"Sweep({len(self.table):,} of {len(self.ranges):,} combinations{best})"
 
     def _repr_html_(self) -> str:
@@ -74,6 +75,9 @@ def sweep(
 ) -> Sweep:
     """Play a strategy in every combination of some values; raises `DataError` or `ConfigError` on what cannot be played.
 
+    A selector function is given the result (`search.grid.GridResult`) and returns an index of its `table`, or None for nothing. `table` has a row for each
+    combination that was played, and as columns the varied keys (`strategy_params.fast`) and the statistics (`sharpe`, `return`, `max_drawdown`, `trades`, …),
+    fractions; so `lambda t: t.table["return"].idxmax()`. Where `holds` is False nothing is proposed: the best still earns nothing.
     Stop it with Ctrl-C: the result holds what was done, and the same call again goes on from there.
     """
     sign_of(metric)

@@ -81,7 +81,12 @@ def walkforward(
     workers: int = 0,  # of loky; 0: one per core
     progress: bool | None = None,  # None: where somebody watches
 ) -> WalkForward:
-    "Choose a strategy's parameters anew at each border and play what follows; raises `DataError` or `ConfigError` on what cannot be played."
+    """Choose a strategy's parameters anew at each border and play what follows; raises `DataError` or `ConfigError` on what cannot be played.
+
+    A selector function is asked once per window, given the grid of what was known there (`search.grid.GridResult`), and returns an index of its `table`, or None:
+    then the bot stays out. `table` has a row for each combination that was played, and as columns the varied keys (`strategy_params.fast`) and the statistics
+    (`sharpe`, `return`, `max_drawdown`, `trades`, …), fractions; so `lambda t: t.table["return"].idxmax()`. It is not asked where none made ten round trips.
+    """
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     is_shown = is_watched() if progress is None else progress
     bar = progress_bar(is_shown, what="walk-forward", unit="windows")

@@ -28,6 +28,7 @@ from autotrader.results.grid import (
     METRIC_WORDS,
     changes_said,
     left_said,
+    order_said,
     proposed_said,
     result_of,
     shown_value,
@@ -56,7 +57,8 @@ def display(found: GridResult) -> Markup:
     told = verdict(found)
     if found.proposed is None:
         return shown(told)
-    return shown(told, picture(grid_svg(found)), notebook_table(*_cells(top_of(found))), notes=found.task.market.notes)
+    rows = notebook_table(*_cells(top_of(found)))
+    return shown(told, picture(grid_svg(found)), note(order_said(found)), rows, notes=found.task.market.notes)
 
 # %% ../../nbs/63_report/40_sweep.ipynb #453c4df6
 def page(
@@ -66,6 +68,8 @@ def page(
 ) -> str:
     "The report as one HTML document: the grid first, then the whole backtest of what it proposes; raises `DataError` when nothing can be compared."
     proposed, words = result_of(found), " ".join(f"--set {word}" for word in found.config)
+    setting = f" To set what is proposed: `{words}`" if found.holds else ""
+    called = "What is proposed" if found.holds else "Nothing is proposed; what came nearest"
     axes = ", ".join(
         f"{axis.key} {word_of(axis.values[0])} to {word_of(axis.values[-1])} ({len(axis.values)})"
         for axis in found.ranges.axes
@@ -75,7 +79,7 @@ def page(
         paragraph(" ".join(left_said(found))),
         figure(grid_svg(found)),
         table(*_cells(top_of(found, 20)), texts=()),
-        note(prose(f"Highest level among their neighbours first. Varied: {axes}. To set what is proposed: `{words}`")),
-        chapter(f"What is proposed: {changes_said(found.changes[found.chosen])}", body(proposed, is_judged=False)),
+        note(prose(f"{order_said(found)} Varied: {axes}.{setting}")),
+        chapter(f"{called}: {changes_said(found.changes[found.chosen])}", body(proposed, is_judged=False)),
     ]
     return whole_page(*heading([proposed]), blocks, kind="sweep", made=made)

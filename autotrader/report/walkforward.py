@@ -32,7 +32,7 @@ from ..results.grid import METRIC_WORDS
 from ..results.result import coin_of
 from ..results.summary import number
 from ..results.verdict import in_words
-from ..results.walkforward import notes_of, outcome_said, title_of, verdict
+from ..results.walkforward import is_promise, notes_of, outcome_said, title_of, verdict
 from ..search.variant import Value
 from ..search.walkforward import WalkResult, chosen_of
 
@@ -92,9 +92,12 @@ def _moves_drawn(walk: WalkResult) -> Markup:
     return section("How calm the choice was", moves, note(told))
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #ea085a5c
-def _kept_shown(kept: float | None) -> tuple[str, str]:
+def _kept_shown(found: Mapping[str, Any]) -> tuple[str, str]:
+    kept = found["efficiency"]
     if kept is None:
         return "–", "nothing was promised"
+    if kept > 0 and not is_promise(found):
+        return "–", "too little was promised"
     return (number(kept, "%", 0), "of the promised return") if kept > 0 else ("nothing", "of the promised return")
 
 
@@ -105,7 +108,7 @@ def _tiles(walk: WalkResult) -> Markup:
         [
             ("Return", toned(number(found["return"], "%", 1, signed=True), found["return"]), held),
             ("Sharpe, yearly", number(found["sharpe"]), f"in sample {number(found['in_sharpe'])}"),
-            ("Efficiency", *_kept_shown(found["efficiency"])),
+            ("Efficiency", *_kept_shown(found)),
             (
                 "Deepest fall",
                 number(found["max_drawdown"], "%", 1),

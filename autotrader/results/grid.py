@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRIC_WORDS', 'TOP', 'MetricWords', 'shown_value', 'changes_said', 'many', 'selected_said', 'proposed_said',
-           'left_said', 'verdict', 'top_of', 'result_of']
+           'left_said', 'verdict', 'order_said', 'top_of', 'result_of']
 
 # %% ../../nbs/61_results/30_grid.ipynb #6ee9d551
 import re
@@ -77,9 +77,12 @@ def selected_said(selector: Selector, count: str) -> str:
 def _plateau_said(found: GridResult) -> Iterator[str]:
     "How broad the plateau is, and what lies beside what is proposed."
     metric, at, values = METRIC_WORDS[found.metric], found.plateau, found.table[found.metric]
-    wide, floor = int(at.mask.sum()), shown_value(at.floor * sign_of(found.metric), metric.unit)
-    if found.selector == "plateau":
-        yield f"{many(wide)} that hang together reach {floor}." if wide > 1 else f"None beside it reaches {floor}."
+    sign, wide = sign_of(found.metric), int(at.mask.sum())
+    if found.selector == "plateau" and wide > 1:
+        worst = float(np.nanmin(found.values[at.mask.ravel()])) * sign
+        yield f"{many(wide)} hang together there; the worst of them has {shown_value(worst, metric.unit)}."
+    elif found.selector == "plateau":
+        yield f"It stands alone: none beside it reaches {shown_value(at.floor * sign, metric.unit)}."
     elif at.chosen != found.chosen:
         yield f"The best plateau is at {changes_said(found.changes[at.chosen])} with {shown_value(values[at.chosen], metric.unit)}."
     if at.peak != found.chosen:
@@ -90,11 +93,14 @@ def _plateau_said(found: GridResult) -> Iterator[str]:
 
 # %% ../../nbs/61_results/30_grid.ipynb #2618846c
 def proposed_said(found: GridResult) -> Iterator[str]:
-    "What is proposed, and the peak beside it."
+    "What is proposed, and the peak beside it; where nothing holds, that, and what is least bad."
     metric, chosen, values = METRIC_WORDS[found.metric], found.chosen, found.table[found.metric]
     head, best = selected_said(found.selector, many(len(values))), shown_value(values[chosen], metric.unit)
-    yield f"{head}: {changes_said(found.changes[chosen])}, {metric.words} {best}."
-    yield from _plateau_said(found)
+    if found.holds:
+        yield f"{head}: {changes_said(found.changes[chosen])}, {metric.words} {best}."
+        yield from _plateau_said(found)
+    else:
+        yield from _unheld_said(found)
     ends = [
         f"{_short(axis.key)} = {word_of(axis.values[place])}"
         for axis, place in zip(found.ranges.axes, np.unravel_index(chosen, found.ranges.shape), strict=True)
@@ -112,6 +118,26 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     run = simulate(part)
     yield from doubts_said(part, run, stats_of(part, run))
     yield from _uncompared_said(found)
+
+
+def _unheld_said(found: GridResult) -> Iterator[str]:
+    "That what is best earns nothing."
+    metric, at, values = METRIC_WORDS[found.metric], found.plateau, found.table[found.metric]
+    lost, all_of = int((found.table["return"] < 0).sum()), len(values)
+    share = "all of them lose" if lost == all_of else f"{min(round(100 * lost / all_of), 99)} % of them lose"
+    peak, level = (shown_value(each, metric.unit) for each in (values[at.peak], float(at.level.ravel()[at.chosen])))
+    if found.selector == "plateau":
+        yield (
+            f"No region of these {many(all_of)} holds: {share}; the best region reaches a level of {level}, "
+            f"about the lower quartile of a combination and its neighbours; the single best has {peak}."
+        )
+    else:
+        who = "None" if found.selector == "best" else f"What {selector_name(found.selector)} chose"
+        yield f"{who} of these {many(all_of)} {'holds' if who == 'None' else 'does not hold'}: {share}; the single best has {peak}."
+    now = (
+        f"{changes_said(found.changes[found.chosen])}, {metric.words} {shown_value(values[found.chosen], metric.unit)}"
+    )
+    yield f"Nothing is proposed; {'it chose' if callable(found.selector) else 'least bad is'} {now}."
 
 
 def _uncompared_said(found: GridResult) -> Iterator[str]:
@@ -159,6 +185,12 @@ def verdict(found: GridResult) -> list[str]:
 
 # %% ../../nbs/61_results/30_grid.ipynb #00af3985
 TOP = 10  # rows shown
+
+
+def order_said(found: GridResult) -> str:
+    "How the rows of `top_of` are ordered."
+    first = "What is proposed" if found.holds else "What is chosen" if callable(found.selector) else "The least bad"
+    return f"{first} first, then by level, about the lower quartile of a combination and its neighbours."
 
 
 def top_of(found: GridResult, rows: int = TOP) -> pd.DataFrame:

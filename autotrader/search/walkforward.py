@@ -96,12 +96,13 @@ class Recording:
 class Choice:
     "What a window's fit brought."
 
-    place: int | None  # number of the chosen combination; None: nothing had a value to compare
+    place: int | None  # number of the chosen combination; None: nothing could be compared, or the selector chose none
     played: Ints  # [n] places that could be played
     stats: Floats  # [n, STATS]
     daily: Floats  # [n, days] returns
     day_ms: Ints  # [days]
     begin_ms: int  # first stamp of the history they were fitted with
+    is_asked: bool = True  # False: none made enough round trips to ask the selector
 
     @property
     def row(self) -> int:
@@ -127,6 +128,7 @@ def choose(
         daily=found.book.daily[played].astype(np.float64),
         day_ms=found.book.day_ms,
         begin_ms=int(task.history.open_ms[0]),
+        is_asked=found.is_traded,
     )
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #4ce0364d
@@ -405,6 +407,12 @@ def _held(walk: WalkResult) -> tuple[float, float]:
     return float(prices[-1] / prices[0] - 1), float(1 - (prices / np.maximum.accumulate(prices)).min())
 
 
+def _yearly(parts: Sequence[Floats], per_year: float) -> float | None:
+    "Mean return of a day times the days of a year, all parts alike; None without days."
+    means = [float(part.mean()) for part in parts if len(part)]
+    return float(np.mean(means)) * per_year if means else None
+
+
 def _summary(walk: WalkResult) -> dict[str, Any]:
     outs, per_year = [step.outcome.chosen for step in walk.steps], days_per_year(walk.day_ms)
     inside = [_in_sample(step) for step in walk.steps]
@@ -422,6 +430,8 @@ def _summary(walk: WalkResult) -> dict[str, Any]:
         "fees": sum(each.stats["fees"] for each in outs),
         "gained": sum(_compounded(each.daily) > 0 for each in outs),
         "in_sharpe": float(np.mean(promised)) if promised else None,  # mean of the windows' chosen ones
+        "promised": _yearly(inside, per_year),
+        "kept": _yearly([np.concatenate([each.daily for each in outs])], per_year),
         "efficiency": efficiency(inside, [each.daily for each in outs]),
         "pbo": None if walk.overfit is None else walk.overfit.pbo,
         "dsr": walk.luck.dsr,
@@ -438,6 +448,7 @@ def _summary(walk: WalkResult) -> dict[str, Any]:
         "idle": _idle(walk),
         "left_open": sum(each.is_open for each in outs),
         "chose_nothing": sum(step.choice.place is None for step in walk.steps),
+        "not_asked": sum(not step.choice.is_asked for step in walk.steps),  # of them, where nothing could be compared
     }
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #422a57cc
