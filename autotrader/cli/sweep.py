@@ -75,7 +75,7 @@ def document(sweep: "Sweep") -> dict[str, Any]:
     return told | {
         "best": _one(sweep, sweep.chosen),
         "holds": sweep.holds,
-        "set": sweep.config if sweep.holds else [],
+        "set": list(sweep.config) if sweep.holds else [],
         "peak": _one(sweep, found.peak),
         "plateau": [int(place) for place in found.mask.ravel().nonzero()[0]],
         "top": [_one(sweep, place) for place in top_of(sweep).index],

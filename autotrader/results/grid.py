@@ -91,6 +91,35 @@ def _plateau_said(found: GridResult) -> Iterator[str]:
     elif found.selector == "best":
         yield "A peak is mostly luck: its neighbours were not asked."
 
+# %% ../../nbs/61_results/30_grid.ipynb #5e1d0b7a
+def _losing(found: GridResult) -> str:
+    "How many of the combinations lost money."
+    lost, count = int((found.table["return"] < 0).sum()), len(found.table)
+    return "all of them lose" if lost == count else f"{min(round(100 * lost / count), 99)} % of them lose"
+
+
+def _unheld_said(found: GridResult) -> Iterator[str]:
+    "That what is best earns nothing, and what that was."
+    metric, at, values = METRIC_WORDS[found.metric], found.plateau, found.table[found.metric]
+    lost, peak, count = _losing(found), shown_value(values[at.peak], metric.unit), many(len(values))
+    if found.selector == "plateau":
+        level = shown_value(float(at.level.ravel()[at.chosen]), metric.unit)
+        yield (
+            f"No region of {count} holds: {lost}; the best region reaches a level of {level}, "
+            f"about the lower quartile of a combination and its neighbours; the single best has {peak}."
+        )
+        nearest = "the least bad region lies around"
+    elif found.selector == "best":
+        yield f"None of {count} holds: {lost}; the single best has {peak}."
+        nearest = "least bad is"
+    else:
+        yield f"What {selector_name(found.selector)} chose from {count} does not hold: {lost}; the single best has {peak}."
+        nearest = "it chose"
+    chosen = (
+        f"{changes_said(found.changes[found.chosen])}, {metric.words} {shown_value(values[found.chosen], metric.unit)}"
+    )
+    yield f"Nothing is proposed; {nearest} {chosen}."
+
 # %% ../../nbs/61_results/30_grid.ipynb #2618846c
 def proposed_said(found: GridResult) -> Iterator[str]:
     "What is proposed, and the peak beside it; where nothing holds, that, and what is least bad."
@@ -98,6 +127,7 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     head, best = selected_said(found.selector, many(len(values))), shown_value(values[chosen], metric.unit)
     if found.holds:
         yield f"{head}: {changes_said(found.changes[chosen])}, {metric.words} {best}."
+        yield from [f"But {_losing(found)}."] if (found.table["return"] < 0).mean() > 0.5 else []
         yield from _plateau_said(found)
     else:
         yield from _unheld_said(found)
@@ -118,26 +148,6 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     run = simulate(part)
     yield from doubts_said(part, run, stats_of(part, run))
     yield from _uncompared_said(found)
-
-
-def _unheld_said(found: GridResult) -> Iterator[str]:
-    "That what is best earns nothing."
-    metric, at, values = METRIC_WORDS[found.metric], found.plateau, found.table[found.metric]
-    lost, all_of = int((found.table["return"] < 0).sum()), len(values)
-    share = "all of them lose" if lost == all_of else f"{min(round(100 * lost / all_of), 99)} % of them lose"
-    peak, level = (shown_value(each, metric.unit) for each in (values[at.peak], float(at.level.ravel()[at.chosen])))
-    if found.selector == "plateau":
-        yield (
-            f"No region of these {many(all_of)} holds: {share}; the best region reaches a level of {level}, "
-            f"about the lower quartile of a combination and its neighbours; the single best has {peak}."
-        )
-    else:
-        who = "None" if found.selector == "best" else f"What {selector_name(found.selector)} chose"
-        yield f"{who} of these {many(all_of)} {'holds' if who == 'None' else 'does not hold'}: {share}; the single best has {peak}."
-    now = (
-        f"{changes_said(found.changes[found.chosen])}, {metric.words} {shown_value(values[found.chosen], metric.unit)}"
-    )
-    yield f"Nothing is proposed; {'it chose' if callable(found.selector) else 'least bad is'} {now}."
 
 
 def _uncompared_said(found: GridResult) -> Iterator[str]:

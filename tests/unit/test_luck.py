@@ -198,7 +198,7 @@ def test_a_plateau_of_good_trials_is_not_called_luck() -> None:
     daily = returns(np.random.default_rng(14), 2.0)[0]
     luck = verdict(daily, trials=9, independent=2.0, pbo=0.6)
     assert luck.is_past
-    assert in_words(luck)[-1].endswith("in 40% of cases: who was better does not stay better.")
+    assert in_words(luck)[-1].endswith("in 40% of cases; chance gives 50%.")
 
 
 def test_one_lucky_day_tells_nothing() -> None:
@@ -320,16 +320,16 @@ def test_what_did_not_gain_on_the_mean_day_lost(sharpe: float) -> None:
 @pytest.mark.parametrize(
     ("sharpe", "pbo", "told"),
     [
-        (1.0, 0.0, "99.9% of cases: who was better mostly stays better."),
-        (1.0, 0.4, "60% of cases: who was better mostly stays better."),
-        (1.0, 0.41, "59% of cases: who was better does not stay better."),
-        (-1.0, 0.32, "68% of cases: who was better mostly stays better, and still this one lost."),
-        (-1.0, 0.7, "30% of cases: who was better does not stay better."),
+        (1.0, 0.0, "99.9% of cases; chance gives 50%."),
+        (1.0, 0.4, "60% of cases; chance gives 50%."),
+        (1.0, 0.41, "59% of cases; chance gives 50%."),
+        (-1.0, 0.32, "68% of cases; chance gives 50%."),
+        (-1.0, 0.7, "30% of cases; chance gives 50%."),
     ],
 )
 def test_ranks_that_last_are_not_called_a_gain(sharpe: float, pbo: float, told: str) -> None:
     said = in_words(verdict(returns(np.random.default_rng(19), sharpe)[0], trials=24, pbo=pbo))
-    assert said[-1].endswith(told) and "helped" not in " ".join(said)
+    assert said[-1].endswith(told) and not any(word in " ".join(said) for word in ("helped", "better"))
 
 
 @pytest.mark.parametrize(

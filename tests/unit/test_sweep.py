@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import autotrader as at
+from autotrader.cli.sweep import document, text
 from autotrader.config.sections import Backtest, BotSettings
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
@@ -19,6 +20,7 @@ from autotrader.core.market import Candles
 from autotrader.data.instruments import known
 from autotrader.data.sample import eurusd
 from autotrader.desk.backtest import backtest, backtest_bot
+from autotrader.desk.display import as_kind
 from autotrader.desk.sweep import Sweep, sweep
 from autotrader.engine.metrics import daily_returns
 from autotrader.engine.signals import Signals, from_rules
@@ -452,11 +454,67 @@ def test_a_strategy_that_never_trades_has_no_plateau_and_says_so(prices: Candles
     assert "best" not in repr(found)
 
 
+def wandering(seed: int, days: int = 90) -> Candles:
+    "Hours of a random walk: nothing to be earned, and costs to be paid."
+    n = days * 24
+    close = 60_000 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.005, n)))
+    opens = np.r_[60_000.0, close[:-1]]
+    return Candles(
+        venue="bybit",
+        symbol="BTCUSDT",
+        timeframe="1h",
+        open_ms=parse_time("2024-01-01") + np.arange(n, dtype=np.int64) * 60 * MINUTE,
+        open=opens,
+        high=np.maximum(opens, close) * 1.001,
+        low=np.minimum(opens, close) * 0.999,
+        close=close,
+        volume=np.full(n, 1e4),
+    )
+
+
+@pytest.mark.parametrize("selector", ["plateau", "best", lambda grid: int(grid.table["return"].idxmin())])
+@pytest.mark.parametrize("metric", ["sharpe", "return", "profit_factor", "max_drawdown"])
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_where_the_best_earns_nothing_nothing_is_proposed(seed: int, metric: str, selector: Any) -> None:
+    "Held against what earns nothing: 0, or 1 for a profit factor; a drawdown says nothing of earning."
+    task = task_of("ema_trend", wandering(seed))
+    found = as_kind(Sweep, explore(task, {"fast": "5:20:5", "slow": "30:60:15"}, metric=metric, selector=selector))
+    plain = found.plateau.level.ravel()[found.chosen] if selector == "plateau" else found.best[metric]
+    assert found.holds == (metric == "max_drawdown" or plain > (1.0 if metric == "profit_factor" else 0.0))
+    told, page, said = document(found), found._repr_html_(), found.verdict
+    assert told["holds"] is found.holds and told["set"] == (list(found.config) if found.holds else [])
+    assert ("To set it: --set " in text(found)) == found.holds
+    assert any(line.startswith("Nothing is proposed; ") for line in said) == (not found.holds)
+    assert ("Nothing is proposed; " in page) == (not found.holds) and ("none holds" in repr(found)) == (not found.holds)
+    lost = (found.table["return"] < 0).mean()
+    assert any("% of them lose" in line or "all of them lose" in line for line in said[:2]) or lost <= 0.5
+    if selector == "plateau" and not found.holds:
+        assert said[0].startswith("No region of 12 combinations holds: ")
+
+
+def test_a_grid_that_loses_everywhere_is_found_among_random_walks(tmp_path: Path) -> None:
+    "The report of such a one names no setting to copy."
+    found = as_kind(Sweep, explore(task_of("ema_trend", wandering(4, 400)), {"fast": "5:15:5", "slow": "40:90:25"}))
+    assert not found.holds and found.verdict[0].startswith("No region of 9 combinations holds: ")
+    page = found.report(tmp_path / "sweep.html").read_text()
+    assert "Nothing is proposed; what came nearest: " in page and "--set" not in page
+
+
+def test_what_is_said_of_a_plateau_is_a_value_that_a_member_has() -> None:
+    found = as_kind(Sweep, explore(task_of("ema_trend", wandering(5)), {"fast": "5:20:5", "slow": "30:60:15"}))
+    members = found.table["sharpe"][found.plateau.mask.ravel()[found.table.index]]
+    assert found.holds and len(members) > 1
+    assert (
+        f"{len(members)} combinations hang together there; the worst of them has {members.min():.2f}." in found.verdict
+    )
+    assert "What is proposed first, then by level" in text(found)
+
+
 def test_the_result_says_first_what_it_proposes_and_escapes_what_others_wrote(prices: Candles) -> None:
     evil = replace(prices, notes=("<script>alert(1)</script>",))
     found = sweep("ema_trend", evil, {"fast": "5:25:5", "slow": "30:60:10"}, progress=False)
     page = found._repr_html_()
-    assert page.index("Best plateau of 20 combinations: fast = ") < page.index("<svg") < page.index("<table")
+    assert page.index("No region of 20 combinations holds: ") < page.index("<svg") < page.index("<table")
     assert "<script>" not in page
     assert "no ledger counts" in page
     assert found.config == tuple(f"{k}={v}" for k, v in found.changes[found.plateau.chosen].items())

@@ -508,6 +508,43 @@ def test_a_record_that_lost_kept_nothing_of_its_promise() -> None:
     assert "00:00:00" not in shown and "dataframe" not in shown and "Sharpe out" in shown
 
 
+def test_a_selector_that_chose_none_is_not_told_as_too_few_trips(candles: Candles) -> None:
+    task = task_of("ema_trend", candles)
+    told = verdict(walk(task, RANGES, train_days=120, test_days=140, selector=lambda grid: None))
+    assert any("windows the selector chose none of the combinations: the bot stayed out." in line for line in told)
+    assert not any("no combination made" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "80 % of the promised return was kept (walk-forward efficiency)."),
+        ({"chose_losers": 3}, "Their mean return was 5.00 % a year where they were chosen, 4.00 % where they were played."),
+        ({"promised": 0.001, "kept": 0.001, "efficiency": 1.0}, "Their mean return was 0.10 % a year where they were chosen, 0.10 % where they were played."),
+        ({"promised": -0.05, "efficiency": None}, "Their mean return was −5.00 % a year where they were chosen, 4.00 % where they were played."),
+        ({"kept": -0.04, "efficiency": -0.8}, "Nothing of the promised return was kept."),
+    ],
+)  # fmt: skip
+def test_a_share_of_the_promise_is_told_only_where_most_windows_promised_something(
+    found: WalkForward, change: dict[str, Any], said: str
+) -> None:
+    kept = {"windows": 6, "chose_nothing": 1, "chose_losers": 1, "promised": 0.05, "kept": 0.04, "efficiency": 0.8}
+    other = replace(found)
+    other.__dict__["summary"] = found.summary | kept | change
+    told = verdict(other)
+    assert said in told and sum("promised return" in line or "mean return was" in line for line in told) == 1
+    assert ("<td" in display(other)) and told[0] == verdict(found)[0].replace(
+        f"{found.summary['windows']} times", "6 times"
+    )
+
+
+def test_the_returns_of_a_promise_are_those_of_its_efficiency(found: WalkForward) -> None:
+    summary = found.summary
+    if summary["efficiency"] is not None:
+        assert summary["kept"] / summary["promised"] == pytest.approx(summary["efficiency"])
+    assert summary["kept"] == pytest.approx(found.daily.mean() * 365, rel=0.01)
+
+
 def test_names_of_strangers_are_escaped(candles: Candles) -> None:
     def evil(candles: Candles) -> Signals:
         return always(candles)
