@@ -95,7 +95,7 @@ def test_a_sweep_for_people_says_the_verdict_and_the_words_that_set_it(desk: Pat
     assert ended.code == 0
     assert not ended.err
     lines = ended.out.splitlines()
-    assert lines[0] == "Sweep of donchian_breakout on sample EURUSD 1h, 2017-05-01 00:00 – 2017-07-01 00:00 UTC"
+    assert lines[0] == "Sweep of donchian_breakout on sample EURUSD 1h, 2017-05-01 00:00 – 2017-06-30 21:00 UTC"
     assert lines[2].startswith("Best plateau of 5 combinations: channel = ")
     assert any(line.startswith("To set it: --set strategy_params.channel=") for line in lines)
     assert any("new to the ledger" in line for line in lines)
