@@ -90,18 +90,18 @@ def test_a_sweep_for_scripts_holds_the_backtest_of_what_it_proposes(desk: Path) 
 
 
 def test_a_sweep_for_people_says_the_verdict_and_the_words_that_set_it(desk: Path) -> None:
-    words = ("--range", "channel=20:60:10", "--metric", "return")
-    ended = run(desk, "sweep", "--strategy", "donchian_breakout", "--from", "2017-05-01", "--to", "2017-07-01", *words)
+    words = ("sweep", "--strategy", "donchian_breakout", "--metric", "return", "--range")
+    ended = run(desk, *words, "channel=100:180:20", "--from", "2017-06-01", "--to", "2017-09-01")
     assert ended.code == 0
     assert not ended.err
     lines = ended.out.splitlines()
-    assert lines[0] == "Sweep of donchian_breakout on sample EURUSD 1h, 2017-05-01 00:00 – 2017-06-30 21:00 UTC"
+    assert lines[0] == "Sweep of donchian_breakout on sample EURUSD 1h, 2017-06-01 00:00 – 2017-09-01 00:00 UTC"
     assert lines[2].startswith("Best plateau of 5 combinations: channel = ")
     assert any(line.startswith("To set it: --set strategy_params.channel=") for line in lines)
     assert any("new to the ledger" in line for line in lines)
     assert max(map(len, lines[2:8])) <= 80
     assert any(line.startswith("What is proposed first, then by level") for line in lines)
-    ended = run(desk, "sweep", "--strategy", "donchian_breakout", *SPAN, *words)
+    ended = run(desk, *words, "channel=20:60:10", *SPAN)
     assert (ended.code, ended.err) == (0, "") and "To set it" not in ended.out and "--set" not in ended.out
     assert ended.out.splitlines()[2].startswith("No region of 5 combinations holds: 60 % of them lose; ")
 
