@@ -45,7 +45,7 @@ def _earned(walk: WalkResult) -> str:
         f"it fell at most {_pct(found['max_drawdown'])} below a peak."
     )
 
-
+# %% ../../nbs/61_results/40_walkforward.ipynb #3b9d61f0
 _PROMISE = 0.01  # a year; a share of less says nothing
 
 
