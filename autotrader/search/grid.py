@@ -301,7 +301,9 @@ def _proposable(table: Floats, is_supported: NDArray[np.bool_]) -> tuple[NDArray
     for among in (is_supported, ~np.isnan(table)):  # where all that is supported is the worst, everything counts
         if among.any() and float(table[among].max()) > float(np.nanmin(table)):
             usual = float(np.median(table[among]))
-            return among & (table >= usual) & (table > float(table[among].min())), usual
+            worst = float(table[among].min())
+            is_even = worst == float(table[among].max())  # all alike, and not the worst there is
+            return among & (table >= usual) & (is_even | (table > worst)), usual
     return among, float(np.nanmedian(table))
 
 

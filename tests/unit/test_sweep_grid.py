@@ -178,6 +178,11 @@ def test_what_is_proposed_is_never_the_worst_and_never_below_the_middle_of_what_
         assert supported.ravel()[found.chosen] and value >= np.median(among)
 
 
+def test_a_single_supported_combination_is_proposed() -> None:
+    nan = float("nan")
+    assert plateau([0.0, nan, -1.0, nan], (4,)).chosen == 0
+
+
 def neighbours_known(values: np.ndarray, ordered: list[bool]) -> np.ndarray:
     "Share of each combination's neighbourhood that has a value, counted one by one."
     share = np.zeros(values.shape)
