@@ -113,6 +113,19 @@ def _first(store: Store, told: InstrumentSettings) -> Store:
     )
 
 
+def _refuse_shadowed(store: Store, told: InstrumentSettings, keys: Mapping[str, Any]) -> None:
+    "Raise `ConfigError` on what the configuration tells otherwise: it comes first, so this would change nothing."
+    for each in store.declared:
+        if (each.venue, each.symbol) != (told.venue, told.symbol):
+            continue
+        for key in keys:
+            first, new = getattr(each, key, None), getattr(told, key, None)
+            if first is not None and new is not None and first != new:
+                raise ConfigError(
+                    f"config.toml says {key} = {first} of {told.venue} {told.symbol} and comes first: change it there, under [[instruments]]"
+                )
+
+
 def tell(
     store: Store,
     venue: str,
@@ -123,6 +136,7 @@ def tell(
 ) -> MarketRules:
     "Keep what a person tells of a market's rules, beside what was told before; raises `ConfigError`, and then nothing is kept."
     told = _merged(declared_of(store, venue, symbol), venue, symbol, keys, "data rules")
+    _refuse_shadowed(store, told, keys)
     rules_known(_first(store, told), venue, symbol)  # rules that cannot be are refused here
     save_declared(store, told, now_ms=now_ms)
     return rules_known(store, venue, symbol)

@@ -215,6 +215,17 @@ def _told_stress(backtest: Backtest) -> tuple[str, ...]:
     )
 
 
+def _off_tick(played: Candles, instrument: Instrument) -> tuple[str, ...]:
+    "Whether the bars contradict the tick they are played on."
+    ticks = played.close / float(instrument.rules.tick_size)
+    off = int((np.abs(ticks - np.rint(ticks)) > 1e-3).sum())
+    if 2 * off <= len(played):
+        return ()
+    return (
+        f"{off:,} of {len(played):,} closes are no multiple of the tick, {instrument.rules.tick_size.normalize():f}, and are rounded to it: is it right?",
+    )
+
+
 def _merged(bot: BotSettings, played: Candles, fine: Candles | None) -> tuple[str, ...]:
     "What the bars are too coarse to show."
     finest = played if fine is None else fine
@@ -266,7 +277,12 @@ def part_for(
         wallet_e8=round(bot.initial_capital_usdt * E8),
         strategy=name_of(chosen),
         explain=lambda b: explain(chosen, history, first + b, history_start_ms=start_ms),
-        notes=(*market.notes, *_merged(bot, played, market.fine), *_told_stress(backtest)),
+        notes=(
+            *market.notes,
+            *_off_tick(played, market.instrument),
+            *_merged(bot, played, market.fine),
+            *_told_stress(backtest),
+        ),
         settings=bot,
         assumed=backtest,
         params_of=dict(getattr(chosen, "params", {})),

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 import autotrader as at
 from autotrader.config.settings import load, write_template
-from autotrader.core.errors import DataError
+from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import COLUMNS
+from autotrader.desk.rules import tell
 from autotrader.store.database import open_store
+from autotrader.store.series import declared_of
 
 HOURS = pd.date_range("2024-01-01", periods=200, freq="h", tz="UTC")
 WALK = 100.0 + np.random.default_rng(3).normal(0, 0.5, 200).cumsum()
@@ -130,3 +132,26 @@ def test_bars_are_not_played_under_another_markets_name() -> None:
     other = at.instrument(at.candles(FRAME, symbol="DOGEUSDT"))
     with pytest.raises(DataError, match="the candles are bybit HYPEUSDT, `instrument` is bybit DOGEUSDT"):
         at.backtest("ema_trend", candles, instrument=other)
+
+
+def test_a_tick_that_the_bars_contradict_is_noted() -> None:
+    candles = at.candles(FRAME, symbol="HYPEUSDT")
+    fine, coarse = (
+        at.backtest("ema_trend", candles, instrument=at.instrument(candles, tick_size=t)) for t in ("0.01", "0.03")
+    )
+    assert not any("multiple of the tick" in note for note in fine.part.notes)
+    assert any("closes are no multiple of the tick, 0.03" in note for note in coarse.part.notes)
+
+
+def test_what_the_configuration_tells_is_not_told_again_in_vain(tmp_path: Path) -> None:
+    write_template(tmp_path)
+    told = '\n[[instruments]]\nvenue = "bybit"\nsymbol = "HYPE/USDT"\ntaker_fee_bps = 4.5\n'
+    (tmp_path / "config.toml").write_text((tmp_path / "config.toml").read_text() + told)
+    settings = load(tmp_path / "config.toml")
+    with open_store(settings.database_url, folder=tmp_path, create=True, declared=settings.instruments) as store:
+        with pytest.raises(
+            ConfigError, match=r"config.toml says taker_fee_bps = 4.5 of bybit HYPEUSDT and comes first"
+        ):
+            tell(store, "bybit", "HYPEUSDT", {"taker_fee_bps": "10"}, now_ms=0)
+        tell(store, "bybit", "HYPEUSDT", {"maker_fee_bps": "10"}, now_ms=0)
+        assert [str(each.maker_fee_bps) for each in [declared_of(store, "bybit", "HYPEUSDT")] if each] == ["10"]
