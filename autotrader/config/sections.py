@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -650,6 +651,14 @@ class InstrumentSettings(Section):
                 raise ValueError(
                     f"margin_tiers [{limit}, {margin}, {leverage}] must be a position value above 0, a maintenance margin below one over the leverage, and a leverage of 1 or more"
                 )
+        limits = [limit for limit, _, _ in self.margin_tiers or ()]
+        if any(after <= before for before, after in pairwise(limits)):
+            raise ValueError("margin_tiers must grow in position value, the smallest first")
+        hours = self.funding_interval_hours
+        if hours and (hours * 60 % 1 or 24 % hours):
+            raise ValueError(
+                f"funding_interval_hours ({hours}) must divide the day into whole minutes, like 1, 4 or 8; 0 where nothing is paid"
+            )
         if self.kind == "spot" and self.funding_interval_hours:
             raise ValueError(
                 'kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"'

@@ -743,6 +743,8 @@ def table_of(
     place: str,  # what the messages call it
 ) -> _Table:
     "One table of settings on its own; raises `ConfigError` in one line."
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{place} must be a dictionary of settings, was {values!r}")
     try:
         return kind.model_validate({key: _frozen(value) for key, value in values.items()})
     except ValidationError as error:

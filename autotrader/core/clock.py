@@ -72,7 +72,7 @@ def timeframe_ms(
     timeframe: str,  # "1m", "15m", "4h", "1d"; "3d" and "1w"
 ) -> int:  # length of one bar, milliseconds
     "Length of a bar; raises `ConfigError` unless it divides the day, or is three days or a week."
-    match = re.fullmatch(r"([1-9]\d*)([mhd])", timeframe)
+    match = re.fullmatch(r"([1-9]\d*)([mhd])", str(timeframe))
     length = _LONG_MS.get(timeframe) or (int(match[1]) * _UNIT_MS[match[2]] if match else 0)
     if not length or (DAY_MS % length and timeframe not in _LONG_MS):
         raise ConfigError(

@@ -57,6 +57,11 @@ class VenueRules:
         for name in ("tick_size", "qty_step", "min_qty", "max_qty", "max_market_qty", "max_leverage"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"rules.{name} must be positive, was {getattr(self, name)}")
+        for name in ("max_qty", "max_market_qty"):
+            if self.min_qty > getattr(self, name):
+                raise ConfigError(
+                    f"rules.min_qty ({self.min_qty:f}) must not be above {name} ({getattr(self, name):f})"
+                )
         unit = self.tick_size * self.qty_step * E8
         if unit != int(unit):
             raise ConfigError(f"tick {self.tick_size} times step {self.qty_step} is finer than 1e-8 of the quote coin")
@@ -221,7 +226,9 @@ class Candles:
 def check(candles: Candles) -> Candles:
     "Return the candles when they can be traded on; raises `DataError` naming the first bar that cannot."
     if not isinstance(candles, Candles):
-        raise DataError(f"candles must be Candles, was {type(candles).__name__}: at.load(...) gives them")
+        raise DataError(
+            f"candles must be Candles, was {type(candles).__name__}: at.load(...) gives them, at.candles(frame, symbol=...) makes them of a DataFrame"
+        )
     where = f"{candles.venue} {candles.symbol} {candles.timeframe}"
     columns = {name: getattr(candles, name) for name in ("open_ms", *COLUMNS)} | candles.extras
     if wrong := [name for name, values in columns.items() if np.shape(values) != (len(candles),)]:

@@ -25,6 +25,8 @@ def _is_ticker(word: str) -> bool:
 
 def symbol_of(text: str) -> str:
     "A market's name as it is kept: `BTC/USDT`, `btc-usdt` and `BTC/USDT:USDT` are `BTCUSDT`; raises `ConfigError` when it is not one."
+    if not isinstance(text, str):
+        raise ConfigError(f"a market's name must be text like BTC/USDT, was {text!r}")
     pair, colon, settled = unicodedata.normalize("NFC", text.strip()).translate(_CAPITALS).partition(":")
     words, (coin, *last_day) = re.split(r"[/_\- ]", pair), settled.split("-")
     if colon:
@@ -40,7 +42,7 @@ def symbol_of(text: str) -> str:
 # %% ../../nbs/00_core/25_names.ipynb #29f5c264
 def venue_of(text: str) -> str:
     "A venue's name as it is kept, in small letters; raises `ConfigError` when no configuration could name it."
-    name = text.strip().lower()
+    name = text.strip().lower() if isinstance(text, str) else ""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(
             f"venue {text!r} cannot be named in a configuration: use letters, digits and _, like bybit or gate"

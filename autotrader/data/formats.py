@@ -67,7 +67,7 @@ def _read_table(name: str, file: IO[bytes]) -> pa.Table:
 
 # %% ../../nbs/20_data/12_formats.ipynb #3e569dad
 ENDINGS = (".parquet", ".feather", ".csv", ".gz", ".zip")
-_MOST_BYTES = 4 << 30
+_MOST_BYTES = 1 << 30
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, bytes]]:

@@ -243,7 +243,8 @@ def _published(rows: _Rows, kind: str, value: str) -> Published:
         raise DataError(
             f"{where}: {venue} {symbol} {kind} has {twice.size} stamps twice (first {iso(int(ts_ms[twice[0]]))}): drop duplicates"
         )
-    bad = np.flatnonzero(~np.isfinite(values) | ((values < 0) & (kind == "open_interest")))
+    beyond = values < 0 if kind == "open_interest" else np.abs(values) >= 1.0  # a rate is a fraction
+    bad = np.flatnonzero(~np.isfinite(values) | beyond)
     if bad.size:
         raise DataError(
             f"{where}: {venue} {symbol} {kind} is missing or impossible in {bad.size} rows (first {iso(int(ts_ms[bad[0]]))}): correct the file"

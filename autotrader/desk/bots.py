@@ -139,6 +139,12 @@ _Stamped = tuple[int, dict[str, str]]
 
 def save_fills(found: BotResults, path: Path) -> tuple[int, int]:  # fills and payments written
     "Write the CSV, whole or not at all; raises `ConfigError` when it cannot be written."
+    if (
+        path.is_file()
+        and path.stat().st_size
+        and not path.read_bytes()[:200].startswith(",".join(FILL_COLUMNS).encode())
+    ):
+        raise ConfigError(f"{path} is there and no table of fills: choose another name")
     fills, payments = list[_Stamped](), list[_Stamped]()
     for result, naming in zip(found.results, found.naming, strict=True):
         run, tag = result.run, bot_tag(result.part.bot)

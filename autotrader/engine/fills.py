@@ -482,7 +482,9 @@ def _liquidation_price(venue, costs):
 def _liquidate(venue, costs, out, n, ts_ms):
     "The margin is gone: settled at the bankruptcy price."
     loss = np.int64(np.floor(abs(venue.cost) / costs.leverage + 0.5))
-    amount_e8 = -max(0, min(loss * costs.unit_e8, venue.wallet_e8))
+    amount_e8 = -min(
+        loss * costs.unit_e8, venue.wallet_e8
+    )  # a wallet that funding took below zero gets a part of the gain
     venue.wallet_e8 += amount_e8
     venue.realised_e8 += amount_e8
     venue.liquidations += 1

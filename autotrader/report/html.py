@@ -268,7 +268,9 @@ def page(
 
 
 def write_page(path: Path, text: str) -> Path:
-    "Write a page whole, replacing what was there; raises `ConfigError` where it cannot be written."
+    "Write a page whole, replacing a page that was there; raises `ConfigError` where it cannot be written, or something else is there."
+    if path.is_file() and path.stat().st_size and b"<html" not in path.read_bytes()[:400].lower():
+        raise ConfigError(f"{path} is there and no report: choose another name")
     try:
         return write_whole(path, text)
     except OSError as error:

@@ -133,6 +133,8 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     "A market of candles in hand, with what is known of its rules."
     note: tuple[str, ...] = ()
     changes: tuple[VenueRules, ...] = ()
+    if instrument is not None and not isinstance(instrument, Instrument):
+        raise DataError(f"`instrument` must be an Instrument, was {instrument!r}: at.instrument(...) gives one")
     if instrument is not None and (instrument.venue, instrument.symbol) != (candles.venue, candles.symbol):
         raise DataError(
             f"the candles are {candles.venue} {candles.symbol}, `instrument` is {instrument.venue} {instrument.symbol}: give their own, "
@@ -157,6 +159,8 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
 # %% ../../nbs/60_search/05_task.ipynb #9efaf4c8
 def as_bot(candles: Candles, bot: Mapping[str, Any] | None) -> BotSettings:
     "A bot on these candles; raises `ConfigError`."
+    if bot is not None and not isinstance(bot, Mapping):
+        raise ConfigError(f"bot must be a dictionary of settings, was {bot!r}")
     market = {"venue": candles.venue, "symbol": candles.symbol, "timeframe": candles.timeframe}
     wanted = {"name": "notebook", "id": "notebook", "sizing": "equity_frac", **(bot or {})}
     return table_of(BotSettings, {**market, **wanted}, place="bot")
@@ -179,9 +183,10 @@ def task_of(
     "A strategy on candles, as `backtest` plays it; raises `DataError` or `ConfigError` on what cannot be played."
     if strategy is None:
         raise ConfigError("there is no strategy, it is None: give a template's name, or one made by `own`")
+    check(candles)
     settings = as_bot(candles, bot)
     chosen = strategy_from(strategy, params=settings.strategy_params.own) if isinstance(strategy, str) else strategy
-    market = as_market(check(candles), fine, instrument)
+    market = as_market(candles, fine, instrument)
     return Task(bot=settings, costs=as_costs(costs), history=market.candles, market=market, strategy=chosen)
 
 # %% ../../nbs/60_search/05_task.ipynb #247e2396

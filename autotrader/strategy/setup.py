@@ -221,6 +221,11 @@ def _off_tick(played: Candles, instrument: Instrument) -> tuple[str, ...]:
     off = int((np.abs(ticks - np.rint(ticks)) > 1e-3).sum())
     if 2 * off <= len(played):
         return ()
+    if np.median(ticks) < 100:
+        raise DataError(
+            f"{instrument.venue} {instrument.symbol}: the tick, {instrument.rules.tick_size.normalize():f}, is too coarse for its prices, "
+            f"{np.median(played.close):g} on the middle bar: tell another, or import the prices of the venue"
+        )
     return (
         f"{off:,} of {len(played):,} closes are no multiple of the tick, {instrument.rules.tick_size.normalize():f}, and are rounded to it: is it right?",
     )

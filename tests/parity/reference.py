@@ -1029,7 +1029,7 @@ class Venue:
 
     def _liquidate(self, ts_ms: int) -> Happening:
         owed_e8 = nearest(self.basis / self.costs.leverage) * self.costs.unit_e8
-        amount_e8 = -sorted((0, owed_e8, self.wallet_e8))[1] if self.wallet_e8 > 0 else 0
+        amount_e8 = -min(owed_e8, self.wallet_e8)
         self.wallet_e8 += amount_e8
         self.counts["realised_e8"] += amount_e8
         self.counts["liquidations"] += 1

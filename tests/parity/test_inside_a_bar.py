@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import simulated
 from series import length
-from test_money import LONG, SHORT, market, params_of, tape_of
+from test_money import LONG, SHORT, market, params_of, played, tape_of
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import COLUMNS, Candles
@@ -146,6 +146,28 @@ def test_no_account_falls_below_nothing(case: Case) -> None:
     if case.costs["leverage"][0] == 0.0:
         case = case.changed(leverage=3.0)
     found = simulated(case)
+    assert found.equity_e8.min() >= 0
+    assert found.state["wallet_e8"][0] == found.venue["wallet_e8"][0]
+
+
+@settings(max_examples=length(150, soak=2_000), deadline=None)
+@given(
+    st.sampled_from([LONG, SHORT]),
+    st.floats(0.5, 4.9),
+    st.floats(0.2, 1.8),
+    st.floats(-0.2, 0.2),
+    st.sampled_from([2.0, 5.0, 20.0]),
+)
+def test_funding_that_eats_a_gain_leaves_no_less_than_nothing(
+    side: int, times: float, away: float, rate: float, leverage: float
+) -> None:
+    "The wallet pays before the gain is realised, and may stand below zero while the account does not."
+    there = max(20, round(10_000 * away))
+    bars = [(10_000,) * 4] * 3 + [(10_000, max(10_000, there), min(10_000, there), there)] + [(there,) * 4] * 60
+    stamps = {(4 + n) * HOUR: rate for n in range(60)}
+    found = played(
+        INSTRUMENT, tape_of(bars, funding=stamps), side=side, size=times * 1_000.0, leverage=max(leverage, times)
+    )
     assert found.equity_e8.min() >= 0
     assert found.state["wallet_e8"][0] == found.venue["wallet_e8"][0]
 

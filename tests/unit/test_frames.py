@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import autotrader as at
 from autotrader.config.settings import load, write_template
-from autotrader.core.errors import ConfigError, DataError
+from autotrader.core.errors import AutotraderError, ConfigError, DataError
 from autotrader.core.market import COLUMNS
 from autotrader.desk.rules import tell
 from autotrader.store.database import open_store
@@ -155,3 +155,35 @@ def test_what_the_configuration_tells_is_not_told_again_in_vain(tmp_path: Path) 
             tell(store, "bybit", "HYPEUSDT", {"taker_fee_bps": "10"}, now_ms=0)
         tell(store, "bybit", "HYPEUSDT", {"maker_fee_bps": "10"}, now_ms=0)
         assert [str(each.maker_fee_bps) for each in [declared_of(store, "bybit", "HYPEUSDT")] if each] == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        (lambda c: at.backtest("ema_trend", FRAME), "was DataFrame: .*at.candles\\(frame"),
+        (lambda c: at.backtest("ema_trend", c, costs=5), "costs must be a dictionary of settings, was 5"),
+        (lambda c: at.backtest("ema_trend", c, bot=3), "bot must be a dictionary of settings, was 3"),
+        (lambda c: at.backtest("ema_trend", c, instrument=5), "`instrument` must be an Instrument, was 5"),
+        (lambda c: at.candles(FRAME, symbol=None), "a market's name must be text"),
+        (lambda c: at.candles(FRAME, symbol="AUSDT", timeframe=3), "timeframe 3 is not one"),
+        (lambda c: at.load(5), "a market's name must be text"),
+        (lambda c: at.backtest("ema_trend", c, instrument=at.instrument(c, tick_size=5)), "the tick, 5, is too coarse"),
+        (lambda c: at.instrument(c, min_qty=10, max_market_qty=1), "min_qty .10. must not be above max_market_qty"),
+        (lambda c: at.instrument(c, funding_interval_hours=7), "must divide the day"),
+        (lambda c: at.instrument(c, margin_tiers=[[100, 0.01, 10], [100, 0.02, 5]]), "must grow in position value"),
+    ],
+)
+def test_a_slip_in_a_notebook_is_told_in_one_line(slip: Callable, told: str) -> None:
+    with pytest.raises(AutotraderError, match=told) as caught:
+        slip(at.candles(FRAME, symbol="HYPEUSDT"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_earlier_result_is_never_written_over(tmp_path: Path) -> None:
+    found = at.backtest("ema_trend", at.candles(FRAME, symbol="HYPEUSDT"))
+    (tmp_path / "config.toml").write_text("[general]\n")
+    with pytest.raises(ConfigError, match="is there and no report: choose another name"):
+        found.report(tmp_path / "config.toml")
+    assert (tmp_path / "config.toml").read_text() == "[general]\n"
+    page = found.report(tmp_path / "mine.html")
+    assert found.report(tmp_path / "mine.html") == page
