@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -652,8 +651,8 @@ class InstrumentSettings(Section):
                     f"margin_tiers [{limit}, {margin}, {leverage}] must be a position value above 0, a maintenance margin below one over the leverage, and a leverage of 1 or more"
                 )
         limits = [limit for limit, _, _ in self.margin_tiers or ()]
-        if any(after <= before for before, after in pairwise(limits)):
-            raise ValueError("margin_tiers must grow in position value, the smallest first")
+        if len(set(limits)) < len(limits):
+            raise ValueError("margin_tiers have one position value twice; keep one of them")
         hours = self.funding_interval_hours
         if hours and (hours * 60 % 1 or 24 % hours):
             raise ValueError(

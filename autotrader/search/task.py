@@ -128,7 +128,7 @@ def stamps_of(candles: Candles) -> NDArray[np.int64]:
     due = candles.extras.get("funding_due", np.zeros(len(candles)))
     return (candles.open_ms + candles.bar_ms)[np.nan_to_num(due) != 0]
 
-
+# %% ../../nbs/60_search/05_task.ipynb #9c1d7e02
 def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | None) -> Market:
     "A market of candles in hand, with what is known of its rules."
     note: tuple[str, ...] = ()

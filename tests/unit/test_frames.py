@@ -170,7 +170,7 @@ def test_what_the_configuration_tells_is_not_told_again_in_vain(tmp_path: Path) 
         (lambda c: at.backtest("ema_trend", c, instrument=at.instrument(c, tick_size=5)), "the tick, 5, is too coarse"),
         (lambda c: at.instrument(c, min_qty=10, max_market_qty=1), "min_qty .10. must not be above max_market_qty"),
         (lambda c: at.instrument(c, funding_interval_hours=7), "must divide the day"),
-        (lambda c: at.instrument(c, margin_tiers=[[100, 0.01, 10], [100, 0.02, 5]]), "must grow in position value"),
+        (lambda c: at.instrument(c, margin_tiers=[[100, 0.01, 10], [100, 0.02, 5]]), "have one position value twice"),
     ],
 )
 def test_a_slip_in_a_notebook_is_told_in_one_line(slip: Callable, told: str) -> None:
