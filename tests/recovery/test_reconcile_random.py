@@ -18,6 +18,7 @@ from projected import assert_rows_follow_from_the_journal
 from series import length
 
 from autotrader.bots.reconcile import reconcile
+from autotrader.bots.replay import rows_from_outside
 from autotrader.bots.subbot import listen, recover
 from autotrader.core.errors import Retryable
 from autotrader.core.market import to_e8
@@ -150,19 +151,20 @@ def check_journal(lone: Lone) -> np.ndarray:
 
 
 def _told_without_a_trade(lone: Lone, events: np.ndarray) -> tuple[int, int]:
-    "What changed the wallet and has no row in `trades`: money, and adoptions that leave the quantity; realised of the latter."
+    "What changed the wallet and has no row in `trades`: money, and adoptions that leave the position; realised of the latter."
     first = journal.load_state(lone.store, lone.name, STATE, schema=SCHEMA, first=True)
     assert first is not None
-    state, out = first.copy(), np.zeros(MAX_INTENTS, INTENT)
+    state, out, unit_e8 = first.copy(), np.zeros(MAX_INTENTS, INTENT), BTC.rules.unit_e8
     moved = realised = 0
-    for event in events:
-        qty, wallet, before = (int(state[name][0]) for name in ("qty", "wallet_e8", "realised_e8"))
+    for i, event in enumerate(events):
+        before = state.copy()
         step(state[0], event, lone.bot.rules(), out)
-        is_silent = event["kind"] == EventKind.EXTERNAL and state["qty"][0] == qty
+        rows = rows_from_outside(events[i : i + 1], before, state, unit_e8)
+        is_silent = event["kind"] == EventKind.EXTERNAL and not len(rows)
         if event["kind"] == EventKind.MONEY or is_silent:
-            moved += int(state["wallet_e8"][0]) - wallet
+            moved += int(state["wallet_e8"][0]) - int(before["wallet_e8"][0])
         if is_silent:
-            realised += int(state["realised_e8"][0]) - before
+            realised += int(state["realised_e8"][0]) - int(before["realised_e8"][0])
     return moved, realised
 
 
@@ -178,8 +180,7 @@ def check_rows(lone: Lone, events: np.ndarray) -> None:
     assert sum(to_e8(row.pnl) for row in trades) + realised == lone.bot.state["realised_e8"][0]
     assert sum(to_e8(row.fee) for row in trades) == lone.bot.state["fees_e8"][0]
     filled = {row.link_id: sum(fill.qty for fill in fills if fill.link_id == row.link_id) for row in orders}
-    by_us = {row.order_id: row.quantity for row in trades if "-x" not in row.order_id}
-    assert by_us == {link: qty for link, qty in filled.items() if qty}
+    assert {row.order_id: row.quantity for row in trades} == {link: qty for link, qty in filled.items() if qty}
     open_links = {story.link for story in lone.bot.orders.by_key.values()}
     assert {row.link_id for row in orders if row.status in MINE} == open_links
     assert not (events["kind"] == EventKind.MONEY)[events["code"] == Money.TRANSFER].any()
