@@ -173,11 +173,14 @@ _CAUSES = ("price", "timing", "size", "refused", "funding", "outside")
 
 # %% ../../nbs/99_cli/40_backtest.ipynb #bb7875cd
 def check_target(path: Path) -> None:
-    "Raise `ConfigError` unless a file can be written there."
+    "Raise `ConfigError` unless a file can be written there, in an empty place or over earlier fills."
+    from autotrader.desk.bots import check_fills_file
+
     if path.is_dir():
         raise ConfigError(f"--trades {path} is a folder: name a file in it")
     if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise ConfigError(f"--trades {path}: its folder is not there or cannot be written: choose another place")
+    check_fills_file(path)
 
 # %% ../../nbs/99_cli/40_backtest.ipynb #c20c710e
 TradesOption = Annotated[

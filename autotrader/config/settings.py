@@ -47,6 +47,7 @@ from autotrader.config.sections import (
     Schedule,
     Section,
     bot_id,
+    check_margin,
     database_kind,
     is_file,
     masked,
@@ -245,11 +246,10 @@ def _leverage(settings: "Settings") -> None:
             raise ValueError(
                 f"sub_bots.{bot.id}.max_leverage = {bot.max_leverage:g} must not be above risk.max_leverage ({settings.risk.max_leverage:g}); lower it"
             )
-        if bot.max_leverage > settings.backtest.leverage:
-            raise ValueError(
-                f"sub_bots.{bot.id}.max_leverage = {bot.max_leverage:g} must not be above backtest.leverage ({settings.backtest.leverage:g}), "
-                f"or the margin is more than the account; lower the first or raise the second"
-            )
+        try:
+            check_margin(bot, settings.backtest)
+        except ConfigError as error:
+            raise ValueError(f"sub_bots.{error}") from None
 
 # %% ../../nbs/05_config/10_settings.ipynb #63d6d894
 def _pick(

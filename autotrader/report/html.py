@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 import autotrader
 from ..core.errors import ConfigError
-from ..core.files import write_whole
+from ..core.files import holds_other, write_whole
 
 # %% ../../nbs/63_report/10_html.ipynb #e922114b
 _LIGHT = (
@@ -269,7 +269,7 @@ def page(
 
 def write_page(path: Path, text: str) -> Path:
     "Write a page whole, replacing a page that was there; raises `ConfigError` where it cannot be written, or something else is there."
-    if path.is_file() and path.stat().st_size and b"<html" not in path.read_bytes()[:400].lower():
+    if holds_other(path, b"<html"):
         raise ConfigError(f"{path} is there and no report: choose another name")
     try:
         return write_whole(path, text)

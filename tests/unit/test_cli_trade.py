@@ -70,6 +70,17 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(reader)
 
 
+@pytest.mark.parametrize("file", ["config.toml", "prices.db"])
+def test_fills_are_written_over_nothing_but_fills(desk: Path, file: str) -> None:
+    (desk / "prices.db").write_bytes(b"SQLite format 3")
+    before = (desk / file).read_bytes()
+    refused = run(desk, "backtest", "--trades", file)
+    assert refused.code == 2 and "is there and no table of fills: choose another name" in refused.err
+    assert (desk / file).read_bytes() == before
+    for _ in range(2):
+        assert run(desk, "backtest", "--trades", "fills.csv").code == 0
+
+
 def test_quickstart_makes_an_empty_folder_a_desk_and_trades_the_sample(started: tuple[Path, Any]) -> None:
     folder, told = started
     assert list(told) == ["data", "backtest", "rehearsal"]

@@ -200,6 +200,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "shifted.csv": (BARS.assign(open_time=BARS["open_time"] + 14_789).to_csv(index=False).encode(), "48 stamps off the 1h grid"),
     "nan.csv": (BARS.assign(close=BARS["close"].where(BARS.index != 3)).to_csv(index=False).encode(), "1 impossible bar"),
     "rates.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,nan\n", "missing or impossible in 1 rows"),
+    "rates3.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,3\n", "missing or impossible in 1 rows"),
     "rates2.csv": (b"symbol,funding_time,funding_rate\nBTCUSDT,1735689600000,0\nBTCUSDT,1735689600000,1\n", "1 stamps twice"),
 }  # fmt: skip
 
