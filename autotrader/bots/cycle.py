@@ -32,7 +32,8 @@ def play(
         _play_on(session, market, symbol, is_heard)
     session.is_cut = True
     if not market.is_playing(symbol, bar):  # else a restart in the middle of it
-        _pay_and_listen(session, [due for due in bar.funding if due[0] <= bar.open_ms], is_heard)  # in a hole before it
+        if before := [due for due in bar.funding if due[0] <= bar.open_ms]:  # in a hole
+            _pay_and_listen(session, before, is_heard)
         market.open_bar(symbol, bar)
         _play_on(session, market, symbol, is_heard)
     session.is_cut = False

@@ -251,7 +251,7 @@ def _decision_rows(orders: OpenOrders, change: Change, evidence: Evidence) -> li
     event = change.event[0]
     bar_ms, direction, confidence = int(event["ref"]), int(event["code"]), float(event["value"])
     seen = evidence.reasoning.get(bar_ms)
-    if event["kind"] != EventKind.SIGNAL or seen is None:
+    if int(event["kind"]) != EventKind.SIGNAL or seen is None:
         return []
     reason = describe(seen.strategy, direction, confidence, seen.indicators)
     if len(change.intents):
@@ -366,9 +366,9 @@ def _go_on(order: OrderRecord, event: np.void, evidence: Evidence) -> None:
 
 def _reported(orders: OpenOrders, change: Change, evidence: Evidence) -> tuple[list[OrderRecord], list[Row]]:
     "The order that an event reports on, and the rows that only this event leaves."
-    event = change.event[0]
+    event, kind = change.event[0], int(change.event["kind"][0])
     rows: list[Row] = []
-    if event["kind"] not in (EventKind.ACK, EventKind.FILL, EventKind.DONE):
+    if kind not in (EventKind.ACK, EventKind.FILL, EventKind.DONE):
         return [], rows
     order, fill = orders.by_key.get(int(event["key"])), change.fill
     if fill is not None:
@@ -378,9 +378,9 @@ def _reported(orders: OpenOrders, change: Change, evidence: Evidence) -> tuple[l
     if order is None:
         return [], rows
     _go_on(order, event, evidence)
-    if event["kind"] == EventKind.DONE:
+    if kind == EventKind.DONE:
         orders.by_key.pop(order.key, None)
-        if event["code"] == Done.VETOED:
+        if int(event["code"]) == Done.VETOED:
             rows.append((SystemEvent, (orders.bot, int(event["seq"]), "veto"), veto_row(orders.bot, order)))
     return [order], rows
 
@@ -390,10 +390,10 @@ def _order_rows(orders: OpenOrders, change: Change, evidence: Evidence) -> list[
     reported, rows = _reported(orders, change, evidence)
     touched = {order.key: order for order in reported}
     for intent in change.intents:
-        key = int(intent["key"])
-        if intent["kind"] == IntentKind.PLACE:
+        key, kind = int(intent["key"]), int(intent["kind"])
+        if kind == IntentKind.PLACE:
             touched[key] = _begin(orders, change, intent)
-        elif intent["kind"] == IntentKind.CANCEL and key in orders.by_key:
+        elif kind == IntentKind.CANCEL and key in orders.by_key:
             touched[key] = orders.by_key[key]
             touched[key].status = "CANCELLING"
     for order in touched.values():

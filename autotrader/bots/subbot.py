@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from .execution import MOST_KEPT, Ears, guard_link, to_event, to_protection, to_request
 from .limits import MINUTE_MS, Guard
 from .projection import Evidence, OpenOrders, Reasoning, Row, project, stored_evidence
-from .replay import Change, Folded, changes, fold
+from .replay import Change, Folded, as_it_is, changes, fold
 from .writer import JournalWriter
 from ..core.clock import Clock
 from ..core.errors import ConfigError, OutcomeUnknown, Rejected, Retryable, StoreError
@@ -138,22 +138,22 @@ def learn(
 # %% ../../nbs/75_bots/30_subbot.ipynb #bc7bd8d6
 def note_and_step(bot: SubBot, event: np.ndarray) -> np.ndarray:
     "Step one event and write down what it did; returns the intents that want to be sent."
-    rules, before = bot.rules(), bot.state.copy()
+    rules, before = bot.rules(), as_it_is(bot.state)
     event["seq"] = before["seq"] + 1
     n = step(bot.state[0], event[0], rules, bot._out)
-    change = Change(event=event, before=before, after=bot.state.copy(), intents=bot._out[:n].copy())
+    change = Change(event=event, before=before, after=as_it_is(bot.state), intents=as_it_is(bot._out[:n]))
     try:
         _ask_for_reasons(bot, change)
     finally:  # a strategy that cannot explain itself leaves no order without a row
         _write_down(bot, change)
-    wanted: np.ndarray = change.intents[change.intents["kind"] != IntentKind.NOTE]
+    wanted: np.ndarray = change.intents[change.intents["kind"] != int(IntentKind.NOTE)]
     return wanted
 
 
 def _ask_for_reasons(bot: SubBot, change: Change) -> None:
     "Have the strategy say what it saw, where that led to an order or a note."
     said = bot._said
-    if change.event["kind"][0] == EventKind.SIGNAL and said is not None:
+    if int(change.event["kind"][0]) == EventKind.SIGNAL and said is not None:
         seen = said.explain() if len(change.intents) else {}
         reasoning = Reasoning(strategy=said.strategy, source=said.source, indicators=seen)
         bot.evidence.reasoning = {said.bar_ms: reasoning}
@@ -228,9 +228,10 @@ def _protect(bot: SubBot, intent: np.void) -> np.ndarray | None:
 
 def _send(bot: SubBot, intent: np.void) -> np.ndarray | None:
     "Carry an intent to the venue; returns the event that its outcome already is, if any."
-    if intent["kind"] == IntentKind.PLACE:
+    kind = int(intent["kind"])
+    if kind == IntentKind.PLACE:
         return _place(bot, intent)
-    if intent["kind"] == IntentKind.PROTECT:
+    if kind == IntentKind.PROTECT:
         return _protect(bot, intent)
     _cancel(bot, int(intent["key"]))
     return None
