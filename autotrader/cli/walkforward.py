@@ -33,7 +33,7 @@ from autotrader.cli.options import (
     open_database,
 )
 from .output import aligned, plain, wrapped
-from .sweep import MetricOption, RangeOption, SelectorOption
+from .sweep import MethodOption, MetricOption, RangeOption, SamplesOption, SeedOption, SelectorOption
 
 if TYPE_CHECKING:
     from autotrader.config.settings import Settings
@@ -161,6 +161,9 @@ def walkforward(
     bot: BotOption = None,
     strategy: StrategyOption = None,
     ranges: RangeOption = None,
+    samples: SamplesOption = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
     train: TrainOption = "365d",
     test: TestOption = "90d",
     anchored: AnchoredOption = False,
@@ -186,13 +189,16 @@ def walkforward(
     from autotrader.desk.choice import choose_one, period, ranges_of
     from autotrader.desk.walkforward import walkforward_bot
     from autotrader.report.folder import reports_of
-    from autotrader.search.grid import parse_ranges
+    from autotrader.search.grid import selector_of, sign_of
+    from autotrader.search.sampling import asked
 
     settings = desk(config)
     words = changes_of({"venue": venue, "symbol": symbol, "timeframe": timeframe}, changes)
     lengths = {"train_days": days_of(train, "--train"), "test_days": days_of(test, "--test"), "embargo_days": embargo}
     chosen = choose_one(settings, bot, strategy, words)
-    varied = parse_ranges(ranges_of(settings, chosen, ranges or []), name="--range")
+    sign_of(metric)
+    selector_of(selector or settings.optimizer.selector)
+    varied = asked(ranges_of(settings, chosen, ranges or []), samples, method=method, seed=seed, name="--range")
     if paged:
         reports_of(settings.folder, "walkforward")
     with open_database(settings) as store:
@@ -201,11 +207,11 @@ def walkforward(
             chosen, store, settings, ranges=varied, since_ms=since_ms, until_ms=until_ms,
             **lengths, is_anchored=anchored, metric=metric, selector=selector, scheduler=scheduler, progress=not as_json and sys.stderr.isatty(),
         )  # fmt: skip
-    asked = {
-        "bot": bot, "strategy": strategy, "range": ranges, "train": train, "test": test, "anchored": anchored, "embargo": embargo,
+    words_given = {
+        "bot": bot, "strategy": strategy, "range": ranges, "samples": samples, "method": method, "seed": seed, "train": train, "test": test, "anchored": anchored, "embargo": embargo,
         "from": since, "to": until, "set": words, "metric": metric, "selector": selector,
     }  # fmt: skip
-    page = save_report(found, settings, clock=SystemClock(), words=asked) if paged else None
+    page = save_report(found, settings, clock=SystemClock(), words=words_given) if paged else None
     answer(document(found) | ({} if page is None else {"report": page}), text(found), as_json=as_json)
     if page is not None and not as_json:
         typer.echo(f"\nReport: {page}")

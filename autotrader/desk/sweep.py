@@ -6,7 +6,7 @@
 __all__ = ['Sweep', 'sweep', 'sweep_bot']
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #820f0450
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from ..core.market import Candles, Instrument
 from .display import BacktestResult, as_kind, stamp_of
 from .progress import is_watched, progress_bar
 from ..engine import cache_home
-from ..plots.tables import grid_svg
+from ..plots.samples import sweep_svg
 from ..report.html import write_page
 from ..report.sweep import display, page
 from ..results.grid import result_of, verdict
 from ..search.book import TrialLedger, ledger_of
-from ..search.grid import GridResult, Ranges, Selector, explore, selector_of, sign_of
+from ..search.grid import GridResult, Selector, explore, selector_of, sign_of
+from ..search.ranges import Given, Ranges
+from ..search.sampling import asked
 from ..search.task import Maker, task_for, task_of
 from ..store.database import Store
 from ..strategy.templates import Strategy
@@ -42,8 +44,8 @@ class Sweep(GridResult):
         return as_kind(BacktestResult, result_of(self, combination))
 
     def svg(self, x: str | None = None, y: str | None = None) -> str:
-        "Heat map over two parameters, the others as in the best; the plateau is marked, the peak only dotted."
-        return grid_svg(self, x, y)
+        "Heat map over two parameters, the others as in the best; of a sample its points, over each parameter unless two are named."
+        return sweep_svg(self, x, y)
 
     def report(self, path: Path | str, *, clock: Clock | None = None) -> Path:
         "Write the page to send; raises `ConfigError` where it cannot be written, `DataError` when nothing can be compared."
@@ -61,8 +63,11 @@ class Sweep(GridResult):
 def sweep(
     strategy: Strategy | Maker | str,  # or the name of a template, or a function of parameters that makes one
     candles: Candles,
-    ranges: Ranges | Mapping[str, Any] | Iterable[str],  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]
+    ranges: Ranges | Given,  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]; of a sample "0.5:3.0", too
     *,
+    samples: int | None = None,  # so many of all combinations; None: all
+    method: str | None = None,  # how they are drawn, "latin_hypercube" or "random"; None: the first
+    seed: int | None = None,  # of the drawing; None: 0
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
     costs: Mapping[str, Any] | None = None,  # keys of [backtest]
     fine: Candles | None = None,  # finer bars, for fills
@@ -73,7 +78,7 @@ def sweep(
     progress: bool | None = None,  # None: where somebody watches
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
 ) -> Sweep:
-    """Play a strategy in every combination of some values; raises `DataError` or `ConfigError` on what cannot be played.
+    """Play a strategy in every combination of some values, or in a sample of them; raises `DataError` or `ConfigError` on what cannot be played.
 
     A selector function is given the result (`search.grid.GridResult`) and returns an index of its `table`, or None for nothing. `table` has a row for each
     combination that was played, and as columns the varied keys (`strategy_params.fast`) and the statistics (`sharpe`, `return`, `max_drawdown`, `trades`, …),
@@ -82,6 +87,7 @@ def sweep(
     """
     sign_of(metric)
     selector_of(selector)
+    chosen = asked(ranges, samples, method=method, seed=seed)
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     ledger, uncounted = None, ""
     try:
@@ -96,7 +102,7 @@ def sweep(
             "folder": cache_home() / "sweeps",
             "tell": tell,
         }
-        found = explore(task, ranges, ledger=ledger, uncounted=uncounted, **told)  # type: ignore[arg-type]
+        found = explore(task, chosen, ledger=ledger, uncounted=uncounted, **told)  # type: ignore[arg-type]
     return as_kind(Sweep, found)
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #0b040dce
@@ -105,7 +111,7 @@ def sweep_bot(
     store: Store,
     settings: Settings,  # its costs and limits hold; unfinished sweeps are kept beside its file
     *,
-    ranges: Ranges | Iterable[str],
+    ranges: Ranges,
     since_ms: int,
     until_ms: int,
     metric: str = "sharpe",

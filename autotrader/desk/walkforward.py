@@ -6,7 +6,7 @@
 __all__ = ['WalkForward', 'walkforward', 'walkforward_bot']
 
 # %% ../../nbs/92_desk/50_walkforward.ipynb #6dbeae82
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from ..report.walkforward import display, page
 from ..results.summary import number
 from ..results.walkforward import title_of, verdict
 from ..search.book import TrialLedger, ledger_of
-from ..search.grid import Ranges, Selector
+from ..search.grid import Selector, selector_of, sign_of
+from ..search.ranges import Given, Ranges
+from ..search.sampling import asked
 from ..search.task import Maker, task_for, task_of
 from ..search.walkforward import WalkResult, walk
 from ..store.database import Store
@@ -65,8 +67,11 @@ def _ledger() -> TrialLedger | None:
 def walkforward(
     strategy: Strategy | Maker | str,  # or the name of a template, or a function of parameters that makes one
     candles: Candles,
-    ranges: Ranges | Mapping[str, Any] | Iterable[str],  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]
+    ranges: Ranges | Given,  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]; of a sample "0.5:3.0", too
     *,
+    samples: int | None = None,  # so many of all combinations, the same in each window; None: all
+    method: str | None = None,  # how they are drawn, "latin_hypercube" or "random"; None: the first
+    seed: int | None = None,  # of the drawing; None: 0
     train_days: int = 365,
     test_days: int = 90,
     is_anchored: bool = False,
@@ -87,12 +92,15 @@ def walkforward(
     then the bot stays out. `table` has a row for each combination that was played, and as columns the varied keys (`strategy_params.fast`) and the statistics
     (`sharpe`, `return`, `max_drawdown`, `trades`, …), fractions; so `lambda t: t.table["return"].idxmax()`. It is not asked where none made ten round trips.
     """
+    sign_of(metric)
+    selector_of(selector)
+    chosen = asked(ranges, samples, method=method, seed=seed)
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     is_shown = is_watched() if progress is None else progress
     bar = progress_bar(is_shown, what="walk-forward", unit="windows")
     with open_executor(scheduler, workers=workers) as executor, bar as tell:
         found = walk(
-            task, ranges, train_days=train_days, test_days=test_days, is_anchored=is_anchored,
+            task, chosen, train_days=train_days, test_days=test_days, is_anchored=is_anchored,
             embargo_days=embargo_days, metric=metric, selector=selector, executor=executor, ledger=_ledger(), tell=tell,
         )  # fmt: skip
     return as_kind(WalkForward, found)
@@ -103,7 +111,7 @@ def walkforward_bot(
     store: Store,
     settings: Settings,  # its costs and limits hold
     *,
-    ranges: Ranges | Iterable[str],
+    ranges: Ranges,
     since_ms: int,
     until_ms: int,
     train_days: int = 365,

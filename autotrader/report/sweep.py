@@ -9,7 +9,7 @@ __all__ = ['display', 'page']
 import pandas as pd
 from markupsafe import Markup
 
-from ..plots.tables import grid_svg
+from ..plots.samples import sweep_svg, sweep_svgs
 from .backtest import body, heading
 from autotrader.report.html import (
     chapter,
@@ -53,12 +53,12 @@ def _cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def display(found: GridResult) -> Markup:
-    "HTML of a grid for a notebook: verdict, heat map, the best rows; every text escaped."
+    "HTML of a sweep for a notebook: verdict, picture, the best rows; every text escaped."
     told = verdict(found)
     if found.proposed is None:
         return shown(told)
     rows = notebook_table(*_cells(top_of(found)))
-    return shown(told, picture(grid_svg(found)), note(order_said(found)), rows, notes=found.task.market.notes)
+    return shown(told, picture(sweep_svg(found)), note(order_said(found)), rows, notes=found.task.market.notes)
 
 # %% ../../nbs/63_report/40_sweep.ipynb #453c4df6
 def page(
@@ -77,7 +77,7 @@ def page(
     blocks = [
         opening(list(proposed_said(found)), in_words(found.luck)),
         paragraph(" ".join(left_said(found))),
-        figure(grid_svg(found)),
+        *map(figure, sweep_svgs(found)),
         table(*_cells(top_of(found, 20)), texts=()),
         note(prose(f"{order_said(found)} Varied: {axes}.{setting}")),
         chapter(f"{called}: {changes_said(found.changes[found.chosen])}", body(proposed, is_judged=False)),

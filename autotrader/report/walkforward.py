@@ -6,7 +6,7 @@
 __all__ = ['page', 'display']
 
 # %% ../../nbs/63_report/50_walkforward.ipynb #6035e77a
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -138,6 +138,16 @@ def _overfit(walk: WalkResult) -> Markup:
     return section("Is choosing from this grid worth anything?", facts(rows), note(told))
 
 
+_LISTED = 12  # values that are told one by one
+
+
+def _values(values: Sequence[Value]) -> str:
+    "All of a setting's values, or the ends of many."
+    if len(values) <= _LISTED:
+        return ", ".join(map(_cell, values))
+    return f"{_cell(values[0])} – {_cell(values[-1])} ({len(values):,})"
+
+
 def _setting(walk: WalkResult) -> Markup:
     first = walk.steps[0].window
     train = (first.train_until_ms - first.train_from_ms) // DAY_MS
@@ -148,7 +158,7 @@ def _setting(walk: WalkResult) -> Markup:
         ("chosen on", f"{train:,} days{' and growing' if walk.is_anchored else ''}"),
         ("played on", f"{(first.test_until_ms - first.test_from_ms) // DAY_MS:,} days each"),
         *([("kept free between", f"{gap:,} days")] if gap else []),
-        *((_key(axis.key), ", ".join(map(_cell, axis.values))) for axis in walk.ranges.axes),
+        *((_key(axis.key), _values(axis.values)) for axis in walk.ranges.axes),
         ("combinations", f"{len(walk.ranges):,}"),
         ("compared by", METRIC_WORDS[walk.metric].words),
         ("bot", bot.id),

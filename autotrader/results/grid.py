@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRIC_WORDS', 'TOP', 'MetricWords', 'shown_value', 'changes_said', 'many', 'selected_said', 'proposed_said',
-           'left_said', 'verdict', 'order_said', 'top_of', 'result_of']
+           'drawn_said', 'left_said', 'verdict', 'order_said', 'top_of', 'result_of']
 
 # %% ../../nbs/61_results/30_grid.ipynb #6ee9d551
 import re
@@ -20,6 +20,7 @@ from .summary import FEW_TRIPS, doubts_said
 from .verdict import in_words
 from ..search.book import LEFT, SKIPPED
 from ..search.grid import FEWEST_TRIPS, GridResult, Selector, part_at, selector_name, sign_of, tried_of
+from ..search.sampling import Sample
 from ..search.variant import Assignment, word_of
 from ..strategy.setup import simulate
 
@@ -132,12 +133,9 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     else:
         yield from _unheld_said(found)
     ends = [
-        f"{_short(axis.key)} = {word_of(axis.values[place])}"
-        for axis, place in zip(found.ranges.axes, np.unravel_index(chosen, found.ranges.shape), strict=True)
-        if axis.is_ordered
-        and len(axis.values) > 2
-        and place in (0, len(axis.values) - 1)
-        and axis.key not in found.idle
+        f"{_short(axis.key)} = {word_of(found.changes[chosen][axis.key])}"
+        for axis in found.ranges.ends(chosen)
+        if axis.key not in found.idle
     ]
     if ends:
         lie = "lies at the end of its range" if len(ends) == 1 else "lie at the ends of their ranges"
@@ -173,9 +171,22 @@ def _counting_said(found: GridResult) -> str:
     return f"{many(found.fresh)} new to the ledger, which counts {found.counted.trials:,} on this market."
 
 
+_DRAWN = {"latin_hypercube": "as a Latin hypercube", "random": "at random"}
+
+
+def drawn_said(found: Sample) -> str:
+    "How a sample was drawn, so that somebody else can draw the same."
+    of = "combinations" if found.whole is None else f"of {found.whole:,} combinations"
+    logs = [_short(axis.key) for axis, is_log in zip(found.axes, found.is_log, strict=True) if is_log]
+    scale = f", {' and '.join(logs)} on a log scale" if logs else ""
+    return f"{len(found):,} {of} were drawn {_DRAWN[found.method]} with seed {found.seed}{scale}."
+
+
 def left_said(found: GridResult) -> Iterator[str]:
-    "What was not played, and what the ledger made of the rest."
+    "How it was drawn, what was not played, and what the ledger made of the rest."
     state = found.book.state
+    if isinstance(found.ranges, Sample):
+        yield drawn_said(found.ranges)
     if skipped := int((state == SKIPPED).sum()):
         yield f"{many(skipped)} skipped because the values do not fit together ({found.why_skipped})."
     if left := int((state == LEFT).sum()):

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.clock import DAY_MS, iso
-from .grid import METRIC_WORDS
+from .grid import METRIC_WORDS, drawn_said
 from .result import coin_of
 from .summary import FEW_TRIPS, costs_in, implausible_said, number, shorts_said
 from .verdict import in_words
 from ..search.grid import FEWEST_TRIPS, selector_name
+from ..search.sampling import Sample
 from ..search.walkforward import WalkResult
 from ..strategy.templates import name_of
 
@@ -164,6 +165,7 @@ def notes_of(walk: WalkResult) -> list[str]:
         "nothing of a tested stretch is known where they are chosen. Indicators remember the bars before a stretch.",
         f"Each window begins flat with {walk.task.bot.initial_capital_usdt:,.0f} {coin_of(walk.task.market.instrument.symbol)} and fresh breakers; its position is closed at the open of its last bar, with fee and slippage. "
         "Daily returns are compounded across windows; falls are those of daily closes.",
+        *([drawn_said(walk.ranges)] if isinstance(walk.ranges, Sample) else []),
         _counting_said(walk),
         "The choice of the grid, of the windows' length and of the strategy itself is not re-fitted: whoever changes them after looking tries again.",
         *walk.task.market.notes,

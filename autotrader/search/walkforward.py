@@ -7,7 +7,7 @@ __all__ = ['WindowStep', 'period_of', 'Recording', 'Choice', 'choose', 'Stretch'
            'WalkResult', 'equity_curve', 'chosen_of', 'restless', 'walk']
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #6ee9ea85
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -28,21 +28,9 @@ from ..engine.signals import Signals
 from ..engine.simulate import Ints
 from .book import DONE, Tell, TrialLedger
 from .evaluate import STATS, looked_at
-from autotrader.search.grid import (
-    Axis,
-    Ranges,
-    Selector,
-    as_ranges,
-    check_matters,
-    combinations,
-    explore,
-    idle_keys,
-    keyed,
-    select,
-    selector_of,
-    sign_of,
-)
+from .grid import Selector, check_matters, explore, idle_keys, select, selector_of, sign_of
 from .identity import configuration, study_of
+from .ranges import Given, Ranges, as_ranges, changes_at, combinations, keyed
 from .task import Task, is_made, strategy_of
 from .variant import Value, Variant, variants
 from ..strategy.setup import Part, history_from, part_for, simulate
@@ -172,9 +160,7 @@ class WindowPlay:
 
 
 def _variant(task: Task, ranges: Ranges, place: int, limits: Settings | None) -> Variant:
-    at = np.unravel_index(place, ranges.shape)
-    one = Ranges(tuple(Axis(axis.key, (axis.values[int(i)],)) for axis, i in zip(ranges.axes, at, strict=True)))
-    return variants(task, list(combinations(one)), limits=limits)[0][0]
+    return variants(task, [changes_at(ranges, ranges.spot(place))], limits=limits)[0][0]
 
 
 def _untouched(task: Task) -> Strategy | None:
@@ -363,8 +349,7 @@ def chosen_of(walk: WalkResult, step: WindowStep) -> dict[str, Value]:
     "What a window chose, by key; empty where nothing was."
     if step.choice.place is None:
         return {}
-    at = np.unravel_index(step.choice.place, walk.ranges.shape)
-    return {axis.key: axis.values[int(i)] for axis, i in zip(walk.ranges.axes, at, strict=True)}
+    return changes_at(walk.ranges, walk.ranges.spot(step.choice.place))
 
 # %% ../../nbs/60_search/50_walkforward.ipynb #819f4a37
 def _rows(walk: WalkResult) -> Iterator[dict[str, Any]]:
@@ -392,9 +377,9 @@ _INSIDE = ("sharpe", "return", "max_drawdown", "trades")
 
 def restless(walk: WalkResult) -> dict[str, float | None]:
     "Per parameter how much it moves from window to window: 0 not at all, 1 as if chosen blindly."
-    places = [np.unravel_index(s.choice.place, walk.ranges.shape) for s in walk.steps if s.choice.place is not None]
+    spots = [walk.ranges.spot(s.choice.place) for s in walk.steps if s.choice.place is not None]
     return {
-        axis.key: restlessness([int(at[i]) for at in places], len(axis.values), is_ordered=axis.is_ordered)
+        axis.key: restlessness([spot[i] for spot in spots], len(axis.values), is_ordered=axis.is_ordered)
         for i, axis in enumerate(walk.ranges.axes)
     }
 
@@ -508,7 +493,7 @@ def _luck(
 # %% ../../nbs/60_search/50_walkforward.ipynb #0d2afa15
 def walk(
     task: Task,
-    ranges: Ranges | Mapping[str, Any] | Iterable[str],
+    ranges: Ranges | Given,  # a `Sample`: the same points in each window
     *,
     train_days: int = 365,
     test_days: int = 90,

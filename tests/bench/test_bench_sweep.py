@@ -19,7 +19,8 @@ from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.data.joined import FundingEvents, Market
 from autotrader.engine.metrics import measure
 from autotrader.search.evaluate import Evaluation, evaluate
-from autotrader.search.grid import as_ranges, combinations, explore, keyed
+from autotrader.search.grid import explore
+from autotrader.search.ranges import as_ranges, combinations, keyed
 from autotrader.search.task import Task
 from autotrader.search.variant import Variant, variants
 from autotrader.strategy.setup import Part, part_for, simulate

@@ -29,7 +29,8 @@ from autotrader.plots.tables import grid_svg
 from autotrader.results.grid import left_said, verdict
 from autotrader.search.book import DONE, EVERY, LEFT, TrialLedger
 from autotrader.search.evaluate import STATS
-from autotrader.search.grid import FEWEST_TRIPS, GridResult, as_ranges, combinations, explore, keyed
+from autotrader.search.grid import FEWEST_TRIPS, GridResult, explore
+from autotrader.search.ranges import as_ranges, combinations, keyed
 from autotrader.search.task import Task, task_for, task_of
 from autotrader.search.variant import variants
 from autotrader.store.candles import save

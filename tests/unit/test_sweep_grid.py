@@ -10,7 +10,8 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 
 from autotrader.core.errors import ConfigError, DataError
-from autotrader.search.grid import Axis, Ranges, as_ranges, combinations, parse_ranges, plateau
+from autotrader.search.plateau import plateau
+from autotrader.search.ranges import Axis, Ranges, as_ranges, combinations, parse_ranges
 
 
 @given(
