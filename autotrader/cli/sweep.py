@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RangeOption', 'MetricOption', 'SelectorOption', 'SamplesOption', 'MethodOption', 'SeedOption', 'ThreadsOption',
-           'document', 'text', 'save_report', 'sweep']
+           'drawn_how', 'document', 'text', 'save_report', 'sweep']
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #e7c39001
 import sys
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autotrader.config.settings import Settings
     from autotrader.core.clock import Clock
     from autotrader.desk.sweep import Sweep
+    from autotrader.search.ranges import Ranges
 
 # %% ../../nbs/99_cli/45_sweep.ipynb #9d7dc8c2
 def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
@@ -45,6 +46,15 @@ def _one(sweep: "Sweep", place: int) -> dict[str, Any]:
 
     stats = {name: value for name, value in sweep.table.loc[place].items() if name in STATS}
     return {"combination": place, "parameters": sweep.changes[place], "stats": stats}
+
+
+def drawn_how(ranges: "Ranges") -> dict[str, Any]:
+    "How a sample was drawn, by name; nothing of a grid."
+    from autotrader.search.sampling import Sample
+
+    if not isinstance(ranges, Sample):
+        return {}
+    return {"sample": {"points": len(ranges), "method": ranges.method, "seed": ranges.seed, "of": ranges.whole}}
 
 
 def document(sweep: "Sweep") -> dict[str, Any]:
@@ -67,6 +77,7 @@ def document(sweep: "Sweep") -> dict[str, Any]:
         "selector": selector_name(sweep.selector),
         "idle": sweep.idle,
         "ranges": {axis.key: axis.values for axis in sweep.ranges.axes},
+        **drawn_how(sweep.ranges),
         "combinations": {"all": len(state), **_counts(state, played=DONE, skipped=SKIPPED, left=LEFT)},
         "notes": sweep.task.market.notes,
     }
@@ -196,26 +207,14 @@ def sweep(
         reports_of(settings.folder, "sweep")
     with open_database(settings) as store:
         since_ms, until_ms = period([chosen], store, since, until)
-        options: dict[str, Any] = {
-            "metric": metric,
-            "selector": selector,
-            "threads": threads,
-            "progress": not as_json and sys.stderr.isatty(),
-        }
-        found = sweep_bot(chosen, store, settings, ranges=varied, since_ms=since_ms, until_ms=until_ms, **options)
+        found = sweep_bot(
+            chosen, store, settings, ranges=varied, since_ms=since_ms, until_ms=until_ms,
+            metric=metric, selector=selector, threads=threads, progress=not as_json and sys.stderr.isatty(),
+        )  # fmt: skip
     words_given = {
-        "bot": bot,
-        "strategy": strategy,
-        "range": ranges,
-        "samples": samples,
-        "method": method,
-        "seed": seed,
-        "from": since,
-        "to": until,
-        "set": words,
-        "metric": metric,
-        "selector": selector,
-    }
+        "bot": bot, "strategy": strategy, "range": ranges, "samples": samples, "method": method, "seed": seed,
+        "from": since, "to": until, "set": words, "metric": metric, "selector": selector,
+    }  # fmt: skip
     is_paged = paged and found.proposed is not None
     written = save_report(found, settings, clock=SystemClock(), words=words_given) if is_paged else None
     answer(document(found) | ({} if written is None else {"report": written}), text(found), as_json=as_json)

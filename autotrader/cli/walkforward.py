@@ -33,7 +33,15 @@ from autotrader.cli.options import (
     open_database,
 )
 from .output import aligned, plain, wrapped
-from .sweep import MethodOption, MetricOption, RangeOption, SamplesOption, SeedOption, SelectorOption
+from autotrader.cli.sweep import (
+    MethodOption,
+    MetricOption,
+    RangeOption,
+    SamplesOption,
+    SeedOption,
+    SelectorOption,
+    drawn_how,
+)
 
 if TYPE_CHECKING:
     from autotrader.config.settings import Settings
@@ -81,6 +89,7 @@ def document(walk: "WalkForward") -> dict[str, Any]:
         "metric": walk.metric,
         "selector": selector_name(walk.selector),
         "ranges": {axis.key: axis.values for axis in walk.ranges.axes},
+        **drawn_how(walk.ranges),
         **walk.summary,
         "per_window": rows,
         "luck": walk.luck,

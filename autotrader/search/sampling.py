@@ -272,9 +272,9 @@ def asked(
 ) -> Ranges:
     "What is played of ranges, all of it or a sample; raises `ConfigError`, also on a method or seed that belongs to no sample."
     if samples is None:
-        words = {"method": method, "seed": seed}
+        words = {"`method`": method, "`seed`": seed}
         if alone := next((word for word, value in words.items() if value is not None), None):
-            raise ConfigError(f"`{alone}` belongs to a sample: give `samples` too, or leave it out")
+            raise ConfigError(f"{alone} belongs to a sample: give `samples` too, or leave it out")
         return ranges if isinstance(ranges, Ranges) else parse_ranges(texts_of(ranges), name=name)
     if isinstance(ranges, Ranges):
         raise ConfigError("`samples` are drawn from ranges as they are written, these are a grid already: give texts or a dictionary")  # fmt: skip

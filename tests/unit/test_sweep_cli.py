@@ -106,6 +106,23 @@ def test_a_sweep_for_people_says_the_verdict_and_the_words_that_set_it(desk: Pat
     assert ended.out.splitlines()[2].startswith("No region of 5 combinations holds: 60 % of them lose; ")
 
 
+def test_a_sample_is_drawn_from_the_shell_and_its_report_shows_every_point(desk: Path) -> None:
+    words = ("sweep", "--bot", "sub_bot_A", *SPAN, "--range", "fast=4:30", "--range", "slow=32:90", "--samples", "40")
+    told = run(desk, *words, "--method", "latin", "--seed", "7", "--report", "--json").told
+    assert told["sample"] == {"points": 40, "method": "latin_hypercube", "seed": 7, "of": 27 * 59}
+    assert told["combinations"]["all"] == trials(desk) == 40
+    assert told["best"]["combination"] in told["plateau"]
+    assert any(
+        "40 of 1,593 combinations were drawn as a Latin hypercube with seed 7." in line for line in told["verdict"]
+    )
+    page = Path(told["report"]).read_text()
+    assert "the line is the median of each eighth" in page and "fast across, slow up" in page
+    assert read_manifest(Path(told["report"]).parent).parameters["samples"] == 40
+    ended = run(desk, *words, "--method", "latin", "--seed", "7")
+    assert (ended.code, ended.err) == (0, "") and "0 combinations new to the ledger" in " ".join(ended.out.split())
+    assert run(desk, *words, "--method", "random", "--json").told["sample"]["method"] == "random"
+
+
 def test_who_proposes_is_said_on_the_command_line_or_in_the_configuration(desk: Path) -> None:
     told = run(desk, "sweep", "--bot", "sub_bot_A", *SPAN, *SMALL, "--selector", "best", "--json").told
     assert (told["selector"], told["best"]) == ("best", told["peak"])
@@ -212,8 +229,15 @@ def test_a_strategy_of_a_notebook_is_played_and_varied_from_the_shell(desk: Path
         (("--range", "fast=5,9"), "one bot at a time: name it with --bot"),
         (("--bot", "sub_bot_A", "--strategy", "ema_trend", "--range", "fast=5,9"), "exclude each other"),
         (("--bot", "sub_bot_A", "--range", "fast=5,9", "--from", "2030-01-01", "--to", "2030-02-01"), "no bars"),
+        (("--bot", "sub_bot_A", "--range", "fast=5,9", "--from", "2030-01-01", "--selector", "bets"), "selector 'bets' is unknown"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:60", "--samples", "0"), "--samples must be a whole number above 0, was 0"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:60", "--samples", "57"), "--samples 57 are more than the 56 combinations"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:", "--samples", "20"), "--range fast: '5:' has no bounds"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:60", "--samples", "20", "--method", "grid"), "method 'grid' is unknown"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:60", "--samples", "20", "--seed", "-1"), "--seed must be a whole number"),
+        (("--bot", "sub_bot_A", "--range", "fast=5:60:5", "--seed", "1"), "--seed belongs to a sample: give --samples too"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input_ends_with_two_and_one_line(desk: Path, words: tuple[str, ...], told: str) -> None:
     ended = run(desk, "sweep", *words)
     assert ended.code == 2

@@ -623,6 +623,17 @@ def test_the_command_answers_with_one_document(desk: Path) -> None:
     ), "counted in the desk's ledger, once"
 
 
+def test_the_command_walks_over_a_sample(desk: Path) -> None:
+    words = (*SAMPLE, "--range", "period=5:30", "--range", "oversold=20.0:40.0", "--train", "120d", "--test", "60d")
+    done = ask(desk, *words, "--scheduler", "serial", "--samples", "16", "--seed", "3", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["sample"] == {"points": 16, "method": "latin_hypercube", "seed": 3, "of": None}
+    assert told["trials"] == 16 * told["windows"] and any(
+        "were drawn as a Latin hypercube" in note for note in told["notes"]
+    )
+
+
 def test_the_command_tells_people_the_verdict_and_the_windows(desk: Path) -> None:
     done = ask(desk, *WALK, "--anchored")
     assert done.exit_code == 0, done.output
@@ -637,6 +648,8 @@ def test_the_command_tells_people_the_verdict_and_the_windows(desk: Path) -> Non
         (("--train", "120"), "--train '120' is no length: write it in days or weeks, like 365d or 52w"),
         (("--train", "9999d"), "of which choosing takes 9,999"),
         (("--range", "nothing=1,2"), "nothing"),
+        (("--from", "2030-01-01", "--selector", "bets"), "selector 'bets' is unknown: did you mean 'best'"),
+        (("--samples", "3"), "`samples` 3 are too few to know what lies beside a point: take a grid of all"),
         (("--scheduler", "threads"), 'must be "serial", "loky" or the address'),
         (("--scheduler", "tcp://127.0.0.1:1"), "no Dask scheduler answers at tcp://127.0.0.1:1"),
     ],
