@@ -39,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
         from autotrader.engine import excursions, metrics, simulate  # noqa: F401
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Tests that share what a module or a folder makes run in one process, so that it is made once; all others run where there is room."
+    for item in items:
+        known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+        used = [made for name in item.fixturenames for made in known.get(name, ())]  # type: ignore[attr-defined]
+        makers = {made.baseid for made in used if made.scope != "function"} - {"", "tests"}
+        if makers:
+            item.add_marker(pytest.mark.xdist_group(Path(min(makers, key=len)).stem))
+
+
 def recorded_data() -> Path | None:
     "Folder with the recorded market data, which is not part of this repository."
     return DATA if DATA.is_dir() else None

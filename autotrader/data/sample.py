@@ -8,7 +8,9 @@ __all__ = ['eurusd']
 # %% ../../nbs/20_data/30_sample.ipynb #4d3cfcd8
 import csv
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,9 +52,16 @@ def _parse(text: str) -> Candles:
     )
 
 # %% ../../nbs/20_data/30_sample.ipynb #723c920f
+@cache
+def _read(file: Path) -> Candles:
+    return _parse(file.read_text(encoding="utf-8"))
+
+
 def eurusd() -> Candles:
     "The sample: 5,000 hourly bars of EUR/USD, venue `sample`; raises `DataError` when `backtesting` does not ship it."
     package = find_spec("backtesting")  # not imported: that prints into notebooks
     if package is None or not (file := Path(str(package.origin)).parent / "test" / "EURUSD.csv").is_file():
         raise DataError(f"{_SOURCE} is not installed: `pip install backtesting`")
-    return _parse(file.read_text(encoding="utf-8"))
+    sample = _read(file)
+    columns = ("open_ms", "open", "high", "low", "close", "volume")
+    return replace(sample, **{name: getattr(sample, name).copy() for name in columns})
