@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import runner_child as child
 from runner_child import BOTS, Desk, Nursery, Runner, await_value
+from series import IS_SOAK, length
 
 from autotrader.bots.subbot import recover
 from autotrader.engine.events import EVENT, INTENT, SCHEMA, STATE, EventKind, IntentKind
@@ -22,8 +23,8 @@ from autotrader.engine.fills import VENUE
 from autotrader.store import journal
 from autotrader.strategy.setup import Part
 
-SINCE, UNTIL = "2017-12-01", "2018-01-01"
-KILLS = 20  # at random moments
+SINCE, UNTIL = "2017-12-01", "2018-01-01" if IS_SOAK else "2017-12-18"
+KILLS = length(14, soak=60)  # at random moments
 NEVER_MS, NEVER_S = 2**62, 1e9
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)  # of these, as many around a start: within so much of the time it takes
 EARLY = len(SHARES)

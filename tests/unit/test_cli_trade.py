@@ -115,20 +115,24 @@ def test_quickstart_leaves_a_configuration_as_it_is(desk: Path, monkeypatch: pyt
     assert max(map(len, ended.out.splitlines())) <= 80
 
 
-def test_a_clone_without_its_markets_plays_the_sample_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_clone_without_its_markets_plays_the_sample_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bot in ("SUB_BOT_A", "SUB_BOT_B"):
+        monkeypatch.setenv(f"AUTOTRADER__SUB_BOTS__{bot}__ENABLED", "false")
     assert run(tmp_path, "init").code == 0
     before = sorted(tmp_path.rglob("*"))
     config = (tmp_path / "config.toml").read_bytes()
     found = run(tmp_path, "quickstart", "--sample-in", "desk", "--no-serve", "--json").told
     assert found["data"]["source"] == "sample" and found["data"]["config"] == "desk/config.toml"
     assert found["data"]["why"] == (
-        "config.toml trades bybit BTCUSDT, bybit ETHUSDT, bybit SOLUSDT, which cannot be had here (AUTOTRADER_OFFLINE is set): "
+        "config.toml trades bybit SOLUSDT, which cannot be had here (AUTOTRADER_OFFLINE is set): "
         "so the embedded EUR/USD sample plays in desk/, a desk of its own"
     )
     assert (tmp_path / "config.toml").read_bytes() == config
     desk = tmp_path / "desk"
     assert [path for path in sorted(tmp_path.rglob("*")) if not path.is_relative_to(desk)] == before
-    assert run(desk, "backtest", "--bot", "sub_bot_A", "--json").code == 0
+    assert run(desk, "backtest", "--bot", "sub_bot_C", "--json").code == 0
 
 
 def test_a_clone_that_has_its_markets_trades_them(tmp_path: Path) -> None:

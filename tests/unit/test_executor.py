@@ -65,12 +65,6 @@ def family(pid: int) -> list[psutil.Process]:
     return [*root.children(recursive=True), root]
 
 
-@pytest.fixture(scope="module")
-def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(tmp_path_factory.mktemp("dask")) as running:
-        yield running.address
-
-
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     "Let loky's workers find this module, too."

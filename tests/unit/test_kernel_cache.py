@@ -17,6 +17,7 @@ import pytest
 import autotrader
 
 CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
+CACHE = "import numba, autotrader.engine; print(numba.config.CACHE_DIR)"
 PROBE = """
 import json
 
@@ -90,8 +91,8 @@ class Copy:
         (self.package / name).write_text(source.replace(old, new))
         self._allow_writing(False)
 
-    def probe(self) -> dict[str, Any]:
-        "What a new process finds; even a superuser is held to the permissions of files."
+    def run(self, code: str) -> str:
+        "What a new process prints; even a superuser is held to the permissions of files."
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
         environment = {
             **kept,
@@ -103,7 +104,7 @@ class Copy:
         }
         libc = ctypes.CDLL(None)
         done = subprocess.run(
-            [sys.executable, "-c", PROBE],
+            [sys.executable, "-c", code],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -111,18 +112,25 @@ class Copy:
             preexec_fn=lambda: libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0),
         )
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
+        return done.stdout
+
+    def probe(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run(PROBE))
         assert found["package"].startswith(str(self.folder)), "the probe used another package"
         return found
 
 
+EDITED = "sl_ratio * counted / tick"
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    "With stops that are three times as far away."
     folder = tmp_path_factory.mktemp("installed")
     made = Copy(folder)
     shutil.copytree(Path(autotrader.__file__).parent, made.package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tmp").mkdir()
-    made._allow_writing(False)
+    made.edit("engine/policy.py", EDITED, f"3.0 * {EDITED}")
     yield made
     made._allow_writing(True)
 
@@ -150,10 +158,16 @@ def test_a_second_process_compiles_nothing(copy: Copy, fresh: dict[str, Any]) ->
     assert again["stop"] == fresh["stop"] and again["trade"] == fresh["trade"]
 
 
-def test_an_edited_policy_changes_backtest_and_cycle_alike(copy: Copy, fresh: dict[str, Any]) -> None:
-    assert fresh["stop"] == 20_000 - 200
-    old = "sl_ratio * counted / tick"
-    copy.edit("engine/policy.py", old, f"3.0 * {old}")
-    edited = copy.probe()
-    assert edited["stop"] == 20_000 - 600
-    assert edited["trade"] != fresh["trade"]
+def test_an_edited_policy_changes_backtest_and_cycle_alike(fresh: dict[str, Any]) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    unedited = json.loads(done.stdout)
+    assert (unedited["stop"], fresh["stop"]) == (20_000 - 200, 20_000 - 600)
+    assert fresh["trade"] != unedited["trade"]
+
+
+def test_after_an_edit_no_kernel_of_before_is_looked_at(copy: Copy, fresh: dict[str, Any]) -> None:
+    before = Path(copy.run(CACHE).strip())
+    assert list(before.rglob("policy.step-*.nbi"))
+    copy.edit("engine/policy.py", f"3.0 * {EDITED}", f"2.0 * {EDITED}")
+    after = Path(copy.run(CACHE).strip())
+    assert after.parent == before.parent and not list(after.rglob("*.nb*"))

@@ -1,6 +1,5 @@
 """Any search stands on the same three rooms: a task, the evaluator, the book. Here a random one, in a dozen lines."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from autotrader.search.evaluate import STATS, Evaluation, evaluate
 from autotrader.search.task import task_of
 from autotrader.search.variant import Variant, variants
 from autotrader.store.database import Store, open_store
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_executor import dask as dask
 
 PRICES = eurusd()[:1_500]
 
