@@ -78,6 +78,8 @@ def prepared(work: dict[str, Any]) -> Callable[[], int | None]:
             if floor != "dashboard":  # pages are another command's
                 load(floor)
         return lambda: run(**work)
+    import nbdev.test  # noqa: F401  and all that lessons stand on
+
     path = Path(work["notebook"])
     for floor, folder in FLOORS.items():
         if folder <= path.parent.name:
