@@ -76,7 +76,7 @@ def document(sweep: "Sweep") -> dict[str, Any]:
         "metric": sweep.metric,
         "selector": selector_name(sweep.selector),
         "idle": sweep.idle,
-        "ranges": {axis.key: axis.values for axis in sweep.ranges.axes},
+        "ranges": {axis.key: axis.values for axis in (*sweep.ranges.axes, *sweep.ranges.costs)},
         **drawn_how(sweep.ranges),
         "combinations": {"all": len(state), **_counts(state, played=DONE, skipped=SKIPPED, left=LEFT)},
         "notes": sweep.task.market.notes,
@@ -89,11 +89,21 @@ def document(sweep: "Sweep") -> dict[str, Any]:
         "holds": sweep.holds,
         "set": list(sweep.config) if sweep.holds else [],
         "peak": _one(sweep, found.peak),
+        **_at_costs(sweep),
         "plateau": [int(place) for place in found.mask.ravel().nonzero()[0]],
         "top": [_one(sweep, place) for place in top_of(sweep).index],
         "luck": sweep.luck,
         "verdict": sweep.verdict,
     }
+
+# %% ../../nbs/99_cli/45_sweep.ipynb #ac31ad89
+def _at_costs(sweep: "Sweep") -> dict[str, Any]:
+    "What the chosen one brings at other costs, by name; nothing where none were varied."
+    from autotrader.search.grid import break_even
+
+    if not sweep.ranges.costs:
+        return {}
+    return {"scenarios": sweep.scenarios.to_dict("records"), "break_even": break_even(sweep)}
 
 
 def _counts(state: Any, **codes: int) -> dict[str, int]:
@@ -102,7 +112,7 @@ def _counts(state: Any, **codes: int) -> dict[str, int]:
 # %% ../../nbs/99_cli/45_sweep.ipynb #dba00b19
 def text(sweep: "Sweep") -> str:
     "A sweep for people."
-    from autotrader.results.grid import order_said, top_of
+    from autotrader.results.grid import costs_head, costs_rows, order_said, top_of
 
     told = document(sweep)
     span = " – ".join(told[end][:16].replace("T", " ") for end in ("from", "to"))
@@ -113,8 +123,10 @@ def text(sweep: "Sweep") -> str:
             {k.removeprefix("strategy_params."): v for k, v in row.items()}
             for row in top_of(sweep, 5).to_dict("records")
         ]
-        parts.append(f"{wrapped(order_said(sweep))}\n\n{table(rows)}")
-        if told["holds"]:
+        parts += [f"{wrapped(order_said(sweep))}\n\n{table(rows)}"] if sweep.ranges.axes else []
+        if sweep.ranges.costs:
+            parts.append(f"{costs_head(sweep)}\n\n{table(costs_rows(sweep))}")
+        if told["set"]:
             parts.append(f"To set it: {' '.join(f'--set {word}' for word in told['set'])}")
     if told["notes"]:
         parts.append("About the data\n" + "\n".join(wrapped(f"- {note}", "  ") for note in told["notes"]))

@@ -18,6 +18,7 @@ from ..core.market import Candles, Instrument
 from .display import BacktestResult, as_kind, stamp_of
 from .progress import is_watched, progress_bar
 from ..engine import cache_home
+from ..plots.costs import costs_svg
 from ..plots.samples import sweep_svg
 from ..report.html import write_page
 from ..report.sweep import display, page
@@ -32,7 +33,7 @@ from ..strategy.templates import Strategy
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #a2d4a8f2
 class Sweep(GridResult):
-    "All combinations of some values on one market: `table`, `best`, `holds`, `peak`, `config`, `verdict`, `result()`, `svg()`, `report(path)`."
+    "All combinations of some values on one market: `table`, `best`, `holds`, `peak`, `config`, `scenarios`, `verdict`, `result()`, `svg()`, `report(path)`."
 
     @property
     def verdict(self) -> list[str]:
@@ -45,14 +46,16 @@ class Sweep(GridResult):
 
     def svg(self, x: str | None = None, y: str | None = None) -> str:
         "Heat map over two parameters, the others as in the best; of a sample its points, over each parameter unless two are named."
-        return sweep_svg(self, x, y)
+        return sweep_svg(self, x, y) if self.ranges.axes else costs_svg(self)
 
     def report(self, path: Path | str, *, clock: Clock | None = None) -> Path:
         "Write the page to send; raises `ConfigError` where it cannot be written, `DataError` when nothing can be compared."
         return write_page(Path(path), page(self, made=stamp_of(clock)))
 
     def __repr__(self) -> str:
-        named = f", best {', '.join(self.config)}" if self.proposed is not None and self.holds else ""
+        named = (
+            f", best {', '.join(self.config) or 'as configured'}" if self.proposed is not None and self.holds else ""
+        )
         best = named or ("" if self.proposed is None else ", none holds")
         return f"Sweep({len(self.table):,} of {len(self.ranges):,} combinations{best})"
 
@@ -83,6 +86,8 @@ def sweep(
     A selector function is given the result (`search.grid.GridResult`) and returns an index of its `table`, or None for nothing. `table` has a row for each
     combination that was played, and as columns the varied keys (`strategy_params.fast`) and the statistics (`sharpe`, `return`, `max_drawdown`, `trades`, …),
     fractions; so `lambda t: t.table["return"].idxmax()`. Where `holds` is False nothing is proposed: the best still earns nothing.
+    Costs (`"costs.slippage_bps": [0, 1, 2, 5]`) are scenarios, no choice: everything is chosen and counted at the costs of the task, and `scenarios` tells what the chosen
+    combination brings at each of the others.
     Stop it with Ctrl-C: the result holds what was done, and the same call again goes on from there.
     """
     sign_of(metric)

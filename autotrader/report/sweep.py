@@ -9,7 +9,7 @@ __all__ = ['display', 'page']
 import pandas as pd
 from markupsafe import Markup
 
-from ..plots.samples import sweep_svg, sweep_svgs
+from ..plots.costs import search_svgs
 from .backtest import body, heading
 from autotrader.report.html import (
     chapter,
@@ -27,6 +27,8 @@ from .html import page as whole_page
 from autotrader.results.grid import (
     METRIC_WORDS,
     changes_said,
+    costs_head,
+    costs_rows,
     left_said,
     order_said,
     proposed_said,
@@ -52,13 +54,24 @@ def _cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return head, cells
 
 
+def _costs(found: GridResult) -> tuple[list[str], list[list[str]]]:
+    "The same of other costs."
+    head, cells = _cells(pd.DataFrame(costs_rows(found)).drop(columns=["fees", "gaining"], errors="ignore"))
+    told = found.scenarios
+    cells = [[*row, f"{fees:,.2f}"] for row, fees in zip(cells, told["fees"], strict=True)]
+    if len(found.ranges) > 1:
+        cells = [[*row, shown_value(share, "%")] for row, share in zip(cells, told["gaining"], strict=True)]
+    return [*head, "fees", *(["gaining"] if len(found.ranges) > 1 else [])], cells
+
+
 def display(found: GridResult) -> Markup:
     "HTML of a sweep for a notebook: verdict, picture, the best rows; every text escaped."
     told = verdict(found)
     if found.proposed is None:
         return shown(told)
-    rows = notebook_table(*_cells(top_of(found)))
-    return shown(told, picture(sweep_svg(found)), note(order_said(found)), rows, notes=found.task.market.notes)
+    rows = [note(order_said(found)), notebook_table(*_cells(top_of(found)))] if found.ranges.axes else []
+    costs = [note(costs_head(found)), notebook_table(*_costs(found))] if found.ranges.costs else []
+    return shown(told, *map(picture, search_svgs(found)), *rows, *costs, notes=found.task.market.notes)
 
 # %% ../../nbs/63_report/40_sweep.ipynb #453c4df6
 def page(
@@ -68,18 +81,19 @@ def page(
 ) -> str:
     "The report as one HTML document: the grid first, then the whole backtest of what it proposes; raises `DataError` when nothing can be compared."
     proposed, words = result_of(found), " ".join(f"--set {word}" for word in found.config)
-    setting = f" To set what is proposed: `{words}`" if found.holds else ""
+    setting = f" To set what is proposed: `{words}`" if found.holds and words else ""
     called = "What is proposed" if found.holds else "Nothing is proposed; what came nearest"
     axes = ", ".join(
         f"{axis.key} {word_of(axis.values[0])} to {word_of(axis.values[-1])} ({len(axis.values)})"
-        for axis in found.ranges.axes
+        for axis in (*found.ranges.axes, *found.ranges.costs)
     )
     blocks = [
         opening(list(proposed_said(found)), in_words(found.luck)),
         paragraph(" ".join(left_said(found))),
-        *map(figure, sweep_svgs(found)),
-        table(*_cells(top_of(found, 20)), texts=()),
-        note(prose(f"{order_said(found)} Varied: {axes}.{setting}")),
+        *map(figure, search_svgs(found)),
+        *([table(*_cells(top_of(found, 20)), texts=())] if found.ranges.axes else []),
+        note(prose(f"{order_said(found) if found.ranges.axes else ''} Varied: {axes}.{setting}".strip())),
+        *([note(costs_head(found)), table(*_costs(found), texts=())] if found.ranges.costs else []),
         chapter(f"{called}: {changes_said(found.changes[found.chosen])}", body(proposed, is_judged=False)),
     ]
     return whole_page(*heading([proposed]), blocks, kind="sweep", made=made)

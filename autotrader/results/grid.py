@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['METRIC_WORDS', 'TOP', 'MetricWords', 'shown_value', 'changes_said', 'many', 'selected_said', 'proposed_said',
-           'drawn_said', 'left_said', 'verdict', 'order_said', 'top_of', 'result_of']
+           'costs_said', 'drawn_said', 'left_said', 'verdict', 'order_said', 'costs_head', 'costs_rows', 'top_of',
+           'result_of']
 
 # %% ../../nbs/61_results/30_grid.ipynb #6ee9d551
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,16 @@ from .result import Result, stats_of
 from .summary import FEW_TRIPS, doubts_said
 from .verdict import in_words
 from ..search.book import LEFT, SKIPPED
-from ..search.grid import FEWEST_TRIPS, GridResult, Selector, part_at, selector_name, sign_of, tried_of
+from autotrader.search.grid import (
+    FEWEST_TRIPS,
+    GridResult,
+    Selector,
+    break_even,
+    part_at,
+    selector_name,
+    sign_of,
+    tried_of,
+)
 from ..search.sampling import Sample
 from ..search.variant import Assignment, word_of
 from ..strategy.setup import simulate
@@ -60,7 +71,11 @@ def shown_value(value: float, unit: str = "") -> str:
 # %% ../../nbs/61_results/30_grid.ipynb #e9dacf16
 def changes_said(changes: Assignment) -> str:
     "Values by key, as in `fast = 10, slow = 30`."
-    return ", ".join(f"{key.removeprefix('strategy_params.')} = {word_of(value)}" for key, value in changes.items())
+    return ", ".join(f"{_short(key)} = {word_of(value)}" for key, value in changes.items()) or "as configured"
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("strategy_params.").removeprefix("backtest.")
 
 
 def many(count: int) -> str:
@@ -126,7 +141,9 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     "What is proposed, and the peak beside it; where nothing holds, that, and what is least bad."
     metric, chosen, values = METRIC_WORDS[found.metric], found.chosen, found.table[found.metric]
     head, best = selected_said(found.selector, many(len(values))), shown_value(values[chosen], metric.unit)
-    if found.holds:
+    if not found.ranges.axes:
+        yield f"{found.strategy} as configured: {metric.words} {best}{'' if found.holds else ', which earns nothing'}."
+    elif found.holds:
         yield f"{head}: {changes_said(found.changes[chosen])}, {metric.words} {best}."
         yield from [f"But {_losing(found)}."] if (found.table["return"] < 0).mean() > 0.5 else []
         yield from _plateau_said(found)
@@ -145,6 +162,7 @@ def proposed_said(found: GridResult) -> Iterator[str]:
     part = part_at(found, chosen)
     run = simulate(part)
     yield from doubts_said(part, run, stats_of(part, run))
+    yield from costs_said(found)
     yield from _uncompared_said(found)
 
 
@@ -155,11 +173,43 @@ def _uncompared_said(found: GridResult) -> Iterator[str]:
     for key in found.idle:
         yield f"{_short(key)} made no difference: each of its values gave the same runs."
 
-
-def _short(key: str) -> str:
-    return key.removeprefix("strategy_params.")
-
 # %% ../../nbs/61_results/30_grid.ipynb #60801e66
+_COSTS = "Costs are nobody's choice: they decide nothing here and count as no trial."
+
+
+def _bears(name: str, values: pd.Series, returns: pd.Series, even: float | None) -> str:
+    "How what is chosen bears one cost that rises."
+    span = f"{name} from {word_of(values.iloc[0])} to {word_of(values.iloc[-1])}"
+    if even is not None:
+        last = next(row for row in range(len(returns) - 1) if returns[row] > 0 >= returns[row + 1])
+        (before, earned), (after, lost) = ((word_of(values[row]), shown_value(abs(returns[row]), "%")) for row in (last, last + 1))  # fmt: skip
+        return f"It breaks even near {name} = {even:.3g}: at {before} it earns {earned}, at {after} it loses {lost}."
+    if (returns > 0).all():
+        return f"It earns at every {span}, {shown_value(returns.iloc[-1], '%')} at the end."
+    return (
+        f"It loses at every {span}."
+        if (returns <= 0).all()
+        else f"It earns at {int((returns > 0).sum())} of {len(returns)} values of {span}."
+    )
+
+
+def costs_said(found: GridResult) -> Iterator[str]:
+    "What is chosen at other costs, where they were varied."
+    costs = found.ranges.costs
+    if not costs:
+        return
+    table = found.scenarios
+    returns, played = table["return"], table["return"].notna()
+    if not played.all():
+        yield f"{int((~played).sum())} of {len(table)} scenarios of costs cannot be played with it, or are still to be played."
+    elif len(costs) == 1 and costs[0].is_ordered:
+        yield _bears(_short(costs[0].key), table[costs[0].key], returns, break_even(found))
+    else:
+        worst = int(returns.to_numpy().argmin())
+        yield f"It earns in {int((returns > 0).sum())} of {len(table)} scenarios of costs; the worst, {changes_said(found.ranges.scenarios[worst])}, brings {shown_value(returns.iloc[worst], '%')}."
+    yield _COSTS
+
+# %% ../../nbs/61_results/30_grid.ipynb #87c73b75
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s:/'\"]+/)*(?=[^\s:/'\"])")  # before the name of a file: nobody's business
 
 
@@ -212,6 +262,20 @@ def order_said(found: GridResult) -> str:
     "How the rows of `top_of` are ordered."
     first = "What is proposed" if found.holds else "What is chosen" if callable(found.selector) else "The least bad"
     return f"{first} first, then by level, about the lower quartile of a combination and its neighbours."
+
+
+def costs_head(found: GridResult) -> str:
+    "What the rows of `costs_rows` are."
+    of = "The bot" if not found.ranges.axes else "What is proposed" if found.holds else "The least bad"
+    share = ", and the share of all combinations that gain there" if len(found.ranges) > 1 else ""
+    return f"{of} at other costs{share}."
+
+
+def costs_rows(found: GridResult) -> list[dict[str, Any]]:
+    "Scenarios by short names; fractions, and money in quote coin."
+    hidden = () if len(found.ranges) > 1 else ("gaining",)
+    rows = found.scenarios.drop(columns=list(hidden)).to_dict("records")
+    return [{_short(str(key)): value for key, value in row.items()} for row in rows]
 
 
 def top_of(found: GridResult, rows: int = TOP) -> pd.DataFrame:

@@ -65,6 +65,10 @@ class ResultBook:
         self.stats[found.place], self.daily[found.place] = found.stats, found.daily
         self.state[found.place] = DONE
 
+    def rows(self, first: int, end: int) -> "ResultBook":
+        "Some of its rows, shared."
+        return ResultBook(self.study, self.state[first:end], self.stats[first:end], self.daily[first:end], self.day_ms)
+
     def column(self, name: str) -> Floats:  # (n,)
         "One statistic of all; NaN where it is not there."
         return np.where(self.state == DONE, self.stats[:, STATS.index(name)], np.nan)
@@ -283,6 +287,7 @@ class Clerk:
     kind: str  # what the ledger calls it
     tell: Tell | None
     total: int  # to be played, earlier ones included
+    trials: int  # variants below this place are; the rest are the same again at other costs
     waiting: list[Evaluation] = field(default_factory=list)
     fresh: int = 0  # newly counted
     unsaved: int = 0
@@ -299,7 +304,8 @@ class Clerk:
     def settle(self) -> None:
         "Count first, write then: what is in the file is in the ledger."
         if self.ledger is not None and self.waiting:
-            self.fresh += count(self.ledger, self.task, self.found, self.waiting, kind=self.kind)
+            tried = [each for each in self.waiting if each.place < self.trials]
+            self.fresh += count(self.ledger, self.task, self.found, tried, kind=self.kind)
         self.unsaved, self.waiting = self.unsaved + len(self.waiting), []
         if self.unsaved >= self.total / 20:
             self.save()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOTHING', 'FEWEST_TRIPS', 'SELECTORS', 'Selector', 'sign_of', 'check_matters', 'selector_of',
-           'selector_name', 'GridResult', 'select', 'idle_of', 'idle_keys', 'explore', 'tried_of', 'part_at', 'luck_of']
+           'selector_name', 'GridResult', 'plateau_among', 'select', 'idle_of', 'idle_keys', 'explore', 'tried_of',
+           'part_at', 'luck_of', 'scenarios_of', 'break_even']
 
 # %% ../../nbs/60_search/40_grid.ipynb #d8c1e18f
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +112,15 @@ def selector_name(selector: Selector) -> str:
     return selector if isinstance(selector, str) else getattr(selector, "__name__", type(selector).__name__)
 
 # %% ../../nbs/60_search/40_grid.ipynb #20e5c71d
+def _table(ranges: Ranges, changes: Sequence[Mapping[str, Value]], book: ResultBook) -> pd.DataFrame:
+    places = np.flatnonzero(book.state == DONE)
+    index = pd.Index(places, name="combination")
+    keys = {axis.key: [changes[place][axis.key] for place in places.tolist()] for axis in ranges.axes}
+    stats = pd.DataFrame(book.stats[places], columns=list(STATS), index=index)
+    whole = {name: "int64" for name in ("trades", "open_trips", "liquidations", "ambiguous")}
+    return pd.concat([pd.DataFrame(keys, index=index), stats.astype(whole)], axis=1)
+
+# %% ../../nbs/60_search/40_grid.ipynb #5855706c
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Played:
     "What was played of a grid."
@@ -119,6 +129,7 @@ class _Played:
     ranges: Ranges
     metric: str
     book: ResultBook
+    dearer: ResultBook | None = None  # scenario by scenario every combination, where costs were varied
     selector: Selector = "plateau"
     why_skipped: str = ""  # of the first that does not fit together
     counted: Counted | None = None  # what was ever tried on this market, these combinations included
@@ -133,12 +144,7 @@ class _Played:
     @cached_property
     def table(self) -> pd.DataFrame:
         "Parameters and statistics of what was played, by number of the combination; fractions, and money in quote coin."
-        places = np.flatnonzero(self.book.state == DONE)
-        index = pd.Index(places, name="combination")
-        keys = {axis.key: [self.changes[place][axis.key] for place in places] for axis in self.ranges.axes}
-        stats = pd.DataFrame(self.book.stats[places], columns=list(STATS), index=index)
-        whole = {name: "int64" for name in ("trades", "open_trips", "liquidations", "ambiguous")}
-        return pd.concat([pd.DataFrame(keys, index=index), stats.astype(whole)], axis=1)
+        return _table(self.ranges, self.changes, self.book)
 
     @property
     def strategy(self) -> str:
@@ -174,14 +180,12 @@ class _Played:
 
 # %% ../../nbs/60_search/40_grid.ipynb #a075fb9c
 class GridResult(_Played):
-    "All combinations of some values on one market: `table`, `plateau`, `chosen`, `holds`, `best`, `peak`, `idle`, `config`, `luck`."
+    "All combinations of some values on one market: `table`, `plateau`, `chosen`, `holds`, `best`, `peak`, `idle`, `config`, `luck`, `scenarios`."
 
     @cached_property
     def plateau(self) -> Plateau:
         "Where it is good all around: beside each other on a grid, near each other in a sample; raises `DataError` when nothing has a value to compare."
-        if isinstance(self.ranges, Sample):
-            return plateau_of_sample(self.values, self.ranges.cube, self.ranges.groups)
-        return plateau(self.values, self.ranges.shape, ordered=[axis.is_ordered for axis in self.ranges.axes])
+        return plateau_among(self.ranges, self.values)
 
     @cached_property
     def proposed(self) -> int | None:
@@ -211,15 +215,19 @@ class GridResult(_Played):
     @cached_property
     def holds(self) -> bool:
         "False where what is proposed reaches no more than earning nothing: by the level of the plateau, else by its own value."
-        at = self.plateau
-        is_plateau = self.selector == "plateau"
-        reached = at.level.ravel()[at.chosen] if is_plateau else self.book.column(self.metric)[self.chosen]
+        level = self.plateau.level.ravel()[self.plateau.chosen]
+        reached = level if self.selector == "plateau" else self.book.column(self.metric)[self.chosen]
         return not reached <= NOTHING.get(self.metric, -np.inf)
 
     @cached_property
     def idle(self) -> tuple[str, ...]:
         "Keys whose values all gave the same runs: among them nothing can be chosen."
         return idle_of(self)
+
+    @cached_property
+    def scenarios(self) -> pd.DataFrame:
+        "What the chosen combination brings at other costs, a row each, and the share of all that gains there; fractions."
+        return scenarios_of(self)
 
     @property
     def config(self) -> tuple[str, ...]:
@@ -233,6 +241,14 @@ class GridResult(_Played):
         return luck_of(self)
 
 # %% ../../nbs/60_search/40_grid.ipynb #148fe862
+def plateau_among(ranges: Ranges, values: Floats) -> Plateau:
+    "Where these combinations are good all around; raises `DataError` when none has a value."
+    if isinstance(ranges, Sample):
+        return plateau_of_sample(values, ranges.cube, ranges.groups)
+    ordered = [axis.is_ordered for axis in ranges.axes]
+    return plateau(values, ranges.shape or (1,), ordered=ordered or [False])
+
+
 def select(found: GridResult) -> int | None:
     "Ask the selector of a grid; raises `ConfigError` where a function raises or chooses what was not played."
     if isinstance(found.selector, str):
@@ -281,14 +297,23 @@ def _is_idle(runs: Floats, spots: NDArray[np.int64], axis: int) -> bool:
     return bool(same.any() and (runs[order[1:][same]] == runs[order[:-1][same]]).all())
 
 # %% ../../nbs/60_search/40_grid.ipynb #5cb06983
+def _every(ranges: Ranges) -> list[dict[str, Value]]:
+    "All that is played: each combination at the costs of the task, then all again at those of each scenario."
+    every = list(combinations(ranges))
+    return every + [changes | costs for costs in ranges.scenarios for changes in every]
+
+
 def _opened(
     task: Task, ranges: Ranges, found: Sequence[Variant], folder: Path | None
 ) -> tuple[ResultBook, Path | None]:
     "The book of a grid with its place: an earlier one's where there is one."
-    asked = [(axis.key, axis.values) for axis in ranges.axes], *([ranges.points] if isinstance(ranges, Sample) else [])
+    asked = [(axis.key, axis.values) for axis in (*ranges.axes, *ranges.costs)], *(
+        [ranges.points] if isinstance(ranges, Sample) else []
+    )
     study = study_hash(task, asked) if folder is not None else ""
     file = None if folder is None else folder / f"{study}.npz"
-    book = new_book(study, len(ranges)) if file is None else load_book(study, len(ranges), file)
+    size = len(ranges) * (1 + len(ranges.scenarios))
+    book = new_book(study, size) if file is None else load_book(study, size, file)
     known = book.state == DONE
     book.state[:] = SKIPPED
     book.state[[each.place for each in found]] = LEFT
@@ -317,11 +342,14 @@ def explore(
     """
     sign_of(metric)
     chosen, selector = keyed(as_ranges(ranges)), selector_of(selector)
-    found, why = variants(task, list(combinations(chosen)), limits=limits)
+    found, why = variants(task, _every(chosen), limits=limits)
     check_matters(chosen, task)
     book, file = _opened(task, chosen, found, folder)
     left = [each for each in found if book.state[each.place] == LEFT]
-    clerk = Clerk(task=task, found=found, book=book, file=file, ledger=ledger, kind=kind, tell=tell, total=len(found))
+    clerk = Clerk(
+        task=task, found=found, book=book, file=file, ledger=ledger, kind=kind, tell=tell, total=len(found),
+        trials=len(chosen),
+    )  # fmt: skip
     is_whole = False
     try:
         went_through = evaluate(task, left, keep=clerk.keep, threads=threads, executor=executor)
@@ -338,7 +366,8 @@ def explore(
         task=task,
         ranges=chosen,
         metric=metric,
-        book=book,
+        book=book.rows(0, len(chosen)),
+        dearer=book.rows(len(chosen), len(book.state)) if chosen.costs else None,
         selector=selector,
         why_skipped=why,
         counted=counted,
@@ -395,3 +424,30 @@ def luck_of(found: GridResult) -> Luck:
         per_year=days_per_year(book.day_ms),
     )
     return looked_at(luck, part.script, part.history)
+
+# %% ../../nbs/60_search/40_grid.ipynb #b5580286
+def scenarios_of(found: GridResult) -> pd.DataFrame:
+    "The chosen combination at the costs of each scenario; raises `DataError` where there is none."
+    rows = found.ranges.scenarios
+    index = pd.RangeIndex(len(rows), name="scenario")
+    if found.dearer is None:
+        return pd.DataFrame(index=index)
+    shape, place = (len(rows), len(found.ranges)), found.chosen
+    costs = pd.DataFrame(rows, index=index)
+    for name in dict.fromkeys((found.metric, "sharpe", "return", "trades", "fees")):
+        costs[name] = found.dearer.column(name).reshape(shape)[:, place]
+    returns = found.dearer.column("return").reshape(shape)
+    costs["gaining"] = (returns > 0).sum(axis=1) / np.maximum((~np.isnan(returns)).sum(axis=1), 1)
+    return costs
+
+
+def break_even(found: GridResult) -> float | None:
+    "The cost at which the chosen combination's return passes from gain to loss, between two scenarios in a straight line; None unless one cost was varied and it does."
+    if len(found.ranges.costs) != 1 or not found.ranges.costs[0].is_ordered:
+        return None
+    costs, returns = np.array(found.ranges.costs[0].values, np.float64), found.scenarios["return"].to_numpy()
+    falls = np.flatnonzero((returns[:-1] > 0) & (returns[1:] <= 0))
+    if not len(falls):
+        return None
+    i = int(falls[0])
+    return float(costs[i] + (costs[i + 1] - costs[i]) * returns[i] / (returns[i] - returns[i + 1]))

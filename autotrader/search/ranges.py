@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOST', 'Spot', 'LIKE', 'Given', 'Axis', 'Ranges', 'decimal', 'bounds', 'span', 'listed', 'key_of', 'parse_ranges',
-           'texts_of', 'as_ranges', 'changes_at', 'combinations', 'keyed']
+           'texts_of', 'as_ranges', 'changes_at', 'combinations', 'is_cost', 'keyed']
 
 # %% ../../nbs/60_search/32_ranges.ipynb #6a03c1a8
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from itertools import product
 from math import prod
@@ -36,26 +36,27 @@ class Axis:
         "True where a value has neighbours."
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
-
+# %% ../../nbs/60_search/32_ranges.ipynb #f4870209
 Spot = tuple[int, ...]  # of one combination: the number of its value on each axis
 
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    "The axes of a grid; raises `ConfigError` on none, a key twice, or more than `MOST` combinations."
+    "The axes of a grid, and the costs it is played at besides; raises `ConfigError` on none, a key twice, or more than `MOST` combinations."
 
     axes: tuple[Axis, ...]
+    costs: tuple[Axis, ...] = field(default=(), kw_only=True)  # each combination is played at each of these, too
 
     def __post_init__(self) -> None:
-        if not self.axes:
+        if not (self.axes or self.costs):
             raise ConfigError("nothing is varied: give a range like strategy_params.sl_ratio=1:3:0.5")
-        keys = [axis.key for axis in self.axes]
+        keys = [axis.key for axis in (*self.axes, *self.costs)]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ConfigError(f"{twice} is varied twice: put all its values into one range")
-        if len(self) > MOST:
-            sizes = " × ".join(str(size) for size in self.shape)
+        if (plays := len(self) * max(1, len(self.scenarios))) > MOST:
+            sizes = " × ".join(str(size) for size in (*self.shape, *(len(axis.values) for axis in self.costs)))
             raise ConfigError(
-                f"{sizes} are {len(self):,} combinations, above {MOST:,}: widen a step or vary fewer settings"
+                f"{sizes} are {plays:,} combinations, above {MOST:,}: widen a step or vary fewer settings"
             )
 
     @property
@@ -64,6 +65,13 @@ class Ranges:
 
     def __len__(self) -> int:
         return prod(self.shape)
+
+    @property
+    def scenarios(self) -> list[dict[str, Value]]:
+        "Costs by key, each scenario; none where no costs are varied."
+        keys = [axis.key for axis in self.costs]
+        every = product(*(axis.values for axis in self.costs))
+        return [dict(zip(keys, values, strict=True)) for values in every] if keys else []
 
     def spots(self) -> Iterator[Spot]:
         "Each combination; the last axis turns fastest."
@@ -214,6 +222,13 @@ def combinations(ranges: Ranges) -> Iterator[dict[str, Value]]:
     return (changes_at(ranges, spot) for spot in ranges.spots())
 
 
+def is_cost(key: str) -> bool:
+    "Whether a setting is an assumption about costs: nobody chooses those."
+    return whole_key(key).startswith("backtest.")
+
+
 def keyed(ranges: Ranges) -> Ranges:
-    "Ranges with whole keys; raises `ConfigError` on one that says what is played rather than how."
-    return replace(ranges, axes=tuple(Axis(whole_key(axis.key), axis.values) for axis in ranges.axes))
+    "Ranges with whole keys, costs set apart; raises `ConfigError` on one that says what is played rather than how."
+    axes, costs = ([Axis(whole_key(axis.key), axis.values) for axis in each] for each in (ranges.axes, ranges.costs))
+    apart = [axis for axis in axes if is_cost(axis.key)]
+    return replace(ranges, axes=tuple(axis for axis in axes if axis not in apart), costs=(*costs, *apart))

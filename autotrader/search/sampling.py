@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from ..core.errors import ConfigError
 from ..core.market import Floats
 from ..features.parameters import unknown
-from .ranges import Axis, Given, Ranges, Spot, bounds, key_of, listed, parse_ranges, span, texts_of
+from autotrader.search.ranges import (
+    Axis,
+    Given,
+    Ranges,
+    Spot,
+    bounds,
+    is_cost,
+    key_of,
+    listed,
+    parse_ranges,
+    span,
+    texts_of,
+)
 from .variant import Value
 
 # %% ../../nbs/60_search/34_sampling.ipynb #8fb9e633
@@ -236,10 +248,14 @@ def draw(
     seed: int | None = None,  # None: 0
     name: str = "range",  # what the error calls one
 ) -> Sample:
-    "Draw distinct combinations; the same for the same seed. Raises `ConfigError` on a range without bounds, or more points than there are."
+    "Draw distinct combinations, costs aside; the same for the same seed. Raises `ConfigError` on a range without bounds, or more points than there are."
     chosen, number = method_of(method or next(iter(METHODS))), seed_of(0 if seed is None else seed)
-    of = [_dimension(text, name) for text in texts_of(given)]
-    Ranges(tuple(Axis(each.key, each.values[:1]) for each in of))  # none, or a key twice
+    drawn, costs = list[str](), list[str]()
+    for text in texts_of(given):
+        (costs if is_cost(key_of(text, name)[0]) else drawn).append(text)
+    of = [_dimension(text, name) for text in drawn]
+    scenarios = parse_ranges(costs, name=name).axes if costs else ()
+    Ranges(tuple(Axis(each.key, each.values[:1]) for each in of), costs=scenarios)  # none, or a key twice
     count, whole = _counted(samples, of)
     rng = np.random.default_rng(number)
     values = _told_apart(METHODS[chosen](count, of, rng), of, rng, is_latin=chosen != "random")
@@ -253,6 +269,7 @@ def draw(
         method=chosen,
         seed=number,
         whole=whole,
+        costs=scenarios,
     )
 
 

@@ -29,9 +29,11 @@ _STOPS = tuple(StrategyParams.model_fields)  # strategy parameters that no signa
 
 
 def whole_key(key: str) -> str:
-    "`fast` → `strategy_params.fast`; raises `ConfigError` on a key that says what is played rather than how."
+    "`fast` → `strategy_params.fast`, `costs.stress` → `backtest.stress`; raises `ConfigError` on a key that says what is played rather than how."
     if key in _FIXED:
         raise ConfigError(f"{key} says what is played, not how: make a search for each of its values")
+    if key.startswith("costs."):
+        return f"backtest.{key.removeprefix('costs.')}"
     is_bare = "." not in key and key not in BotSettings.model_fields
     return f"strategy_params.{key}" if is_bare else key
 
@@ -72,6 +74,9 @@ def _split(changes: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Va
 
 # %% ../../nbs/60_search/10_variant.ipynb #9649fc72
 _READ_WITH: Mapping[str, tuple[str, Value]] = {
+    "base_lot": ("sizing", "lot"),
+    "equity_frac": ("sizing", "equity_frac"),
+    "risk_frac": ("sizing", "risk_frac"),
     "strategy_params.trail_step": ("strategy_params.sl_kind", "trailing"),
     "strategy_params.break_even_at": ("strategy_params.sl_kind", "break_even"),
     "split_entry.count": ("split_entry.enabled", True),

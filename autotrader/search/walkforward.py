@@ -18,7 +18,7 @@ import pandas as pd
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import Settings
 from ..core.clock import DAY_MS
-from ..core.errors import DataError
+from ..core.errors import ConfigError, DataError
 from ..core.executor import Executor, Serial
 from ..core.market import Floats
 from ..data.joined import FundingEvents
@@ -510,6 +510,8 @@ def walk(
     sign_of(metric)
     selector = selector_of(selector)
     chosen, candles, where = keyed(as_ranges(ranges)), task.market.candles, executor or Serial()
+    if chosen.costs:
+        raise ConfigError(f"{chosen.costs[0].key} is a cost, nobody chooses it: sweep it, or set it for the whole walk")
     found, _ = variants(task, list(combinations(chosen)), limits=limits)
     check_matters(chosen, task)
     windows = _with_bars(task, walk_windows(

@@ -110,7 +110,7 @@ RANGES = {
     "split_entry.count": [1, 3],
     "split_entry.method": "time,price",
     "decision.flip": [True, False],
-    "backtest.slippage_bps": [0.5, 2],
+    "equity_frac": [0.2, 0.5],
     "initial_capital_usdt": [1_000, 50_000],
 }
 
@@ -165,18 +165,21 @@ def test_a_change_of_the_venues_rules_reaches_every_combination(store: Store) ->
     for rules in (replace(btc.rules, since_ms=begin_ms), dearer):
         save_instrument(store, replace(btc, rules=rules))
     raw = {"name": "w", "id": "w", "venue": "bybit", "symbol": "BTCUSDT", "timeframe": "1h", "sizing": "lot", "base_lot": 0.01, "decision": {"strategy": "ema_trend"}}  # fmt: skip
-    ranges = {"fast": [3, 5], "sl_ratio": [1, 3], "base_lot": [0.01, 0.05], "backtest.slippage_bps": [1, 9]}
+    ranges = {"fast": [3, 5], "sl_ratio": [1, 3], "base_lot": [0.01, 0.05], "backtest.slippage_bps": [2, 9]}
     span = {"since_ms": begin_ms, "until_ms": begin_ms + n * 60 * MINUTE}
     task = task_for(BotSettings(**raw, strategy_params={"fast": 3, "slow": 12}), store, Backtest(), **span)
     found = explore(task, ranges, threads=2)
-    assert len(task.market.changes) == 1 and len(found.table) == 16 and found.table["trades"].min() > 20
-    assert found.table["fees"].nunique() == 16
+    assert len(task.market.changes) == 1 and len(found.table) == 8 and found.table["trades"].min() > 20
+    assert found.table["fees"].nunique() == 8 and found.dearer is not None
     for place, changes in enumerate(found.changes):
         params = {"slow": 12} | {k.split(".")[1]: v for k, v in changes.items() if k.startswith("strategy_params.")}
         bot = BotSettings(**raw | {"base_lot": changes["base_lot"], "strategy_params": params})
-        alone = backtest_bot(bot, store, Backtest(slippage_bps=changes["backtest.slippage_bps"]), **span)
+        alone = backtest_bot(bot, store, Backtest(), **span)
         assert np.array_equal(found.book.stats[place], row(alone.stats), equal_nan=True), changes
         assert same(alone.run, found, place, alone.part.wallet_e8)
+        for scenario, slippage_bps in enumerate((2, 9)):
+            dear = backtest_bot(bot, store, Backtest(slippage_bps=slippage_bps), **span)
+            assert np.array_equal(found.dearer.stats[8 * scenario + place], row(dear.stats), equal_nan=True), changes
 
 
 def test_any_number_of_threads_gives_the_same_bytes(prices: Candles) -> None:
@@ -289,7 +292,7 @@ def test_the_ledger_counts_each_combination_once_whoever_asks(prices: Candles, s
     task, ranges = task_for(bot, store, Backtest(), **span), [
         "fast=5:20:5",
         "sl_ratio=1:2:0.5",
-        "backtest.slippage_bps=1,3",
+        "equity_frac=0.2,0.5",
     ]
     first = explore(task, ranges, ledger=TrialLedger(store))
     assert first.counted is not None
