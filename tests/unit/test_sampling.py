@@ -1,7 +1,6 @@
 """Points drawn from ranges: distinct, within bounds and steps, even along every setting; played, counted and judged like a grid."""
 
 import pickle
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +27,6 @@ from autotrader.search.sampling import Sample, asked, draw
 from autotrader.search.task import task_of
 from autotrader.search.walkforward import walk
 from autotrader.store.database import Store, open_store
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_executor import dask as dask
 
 PRICES = eurusd()[:1_500]
 MIXED = {"fast": "5:25:2", "slow": "30:90", "sl_ratio": "0.5:3.0", "trail_step": "0.001:1.0", "sl_kind": ["fixed", "trailing"]}  # fmt: skip
