@@ -200,10 +200,10 @@ def rgb(text: str) -> np.ndarray:
 @pytest.mark.parametrize(("palette", "ground"), [("_LIGHT", "#ffffff"), ("_DARK", "#0d1117"), ("_DARK", "#111111")])
 @pytest.mark.parametrize("hue", ["line", "loss"])
 def test_numbers_read_on_the_strongest_tint(palette: str, ground: str, hue: str) -> None:
-    from autotrader.plots.tables import _STRONGEST
+    from autotrader.plots.tables import STRONGEST
 
     tokens = dict(re.findall(r"--(\w+):(#\w+)", getattr(canvas, palette)))
-    tint = _STRONGEST * rgb(tokens[hue]) + (1 - _STRONGEST) * rgb(ground)
+    tint = STRONGEST * rgb(tokens[hue]) + (1 - STRONGEST) * rgb(ground)
     low, high = sorted((luminance(tint), luminance(rgb(tokens["ink"]))))
     assert (high + 0.05) / (low + 0.05) >= 4.5
     low, high = sorted((luminance(rgb(tokens["dim"])), luminance(rgb(ground))))

@@ -56,11 +56,9 @@ def test_the_first_backtest_shows_verdicts_pictures_and_the_remedy(played: nbfor
     assert "did you mean" in text
 
 
-@pytest.mark.parametrize("tutorial", ["played", "own_strategy"])
-def test_a_tutorial_is_quiet(tutorial: str, request: pytest.FixtureRequest) -> None:
-    cells = request.getfixturevalue(tutorial).cells
-    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+def test_a_tutorial_is_quiet(played: nbformat.NotebookNode, own_strategy: nbformat.NotebookNode) -> None:
+    cells = [cell for cell in (*played.cells, *own_strategy.cells) if cell.cell_type == "code"]
+    assert [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"] == []
 
 
 def test_an_idea_goes_the_whole_way_in_two_minutes(own_strategy: nbformat.NotebookNode) -> None:
