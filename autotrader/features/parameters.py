@@ -43,11 +43,15 @@ def unknown(
     kind: str,  # what was asked for: "column", "strategy", "parameter of ema"
     name: str,
     known: tuple[str, ...],
+    *,
+    listed_by: str = "",  # what lists them where there are too many for a line
+    near: tuple[str, ...] = (),  # those that are surely meant
 ) -> ConfigError:  # to be raised
-    "An error that names the nearest known name and then all of them."
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return ConfigError(f"{kind} {name!r} is unknown: {hint}there is {', '.join(known)}")
+    "An error that names the nearest known names and then all of them, or who lists them."
+    closest = near or tuple(get_close_matches(name, known, n=1))
+    hint = f"did you mean {' or '.join(map(repr, closest))}? " if closest else ""
+    rest = f"{listed_by} lists all {len(known)}" if listed_by else f"there is {', '.join(known)}"
+    return ConfigError(f"{kind} {name!r} is unknown: {hint}{rest}")
 
 # %% ../../nbs/30_features/10_parameters.ipynb #2a6de278
 def settle(
