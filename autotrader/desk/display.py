@@ -8,17 +8,15 @@ __all__ = ['K', 'BacktestResult', 'stamp_of', 'as_kind']
 # %% ../../nbs/92_desk/15_display.ipynb #f554f05b
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ..core.clock import Clock, SystemClock, iso
-from ..plots.results import framed, result_figure, result_svg
+from ..plots.chart import Chart, chart_of
+from ..plots.results import result_svg
 from ..report.backtest import display, page
 from ..report.html import write_page
 from ..results.result import Result
 from ..results.summary import luck_said, verdict
-
-if TYPE_CHECKING:
-    from bokeh.models import Column
 
 # %% ../../nbs/92_desk/15_display.ipynb #2eca03d5
 K = TypeVar("K")
@@ -32,9 +30,9 @@ class BacktestResult(Result):
         "What came of it, in sentences; the last tell how much of it may be luck."
         return verdict(self.part, self.run, self.stats, luck_said(self.luck, self.uncounted))
 
-    def plot(self) -> "Column":
-        "Show an interactive figure in a notebook; returned to be put elsewhere. Raises `DataError` without a curve."
-        return _published(result_figure(self))
+    def plot(self, *, since: str | None = None, until: str | None = None, trade: int | None = None) -> Chart:
+        "Prices with trades, stops and indicators above the money, to look into: all, a piece, or one round trip; raises `ConfigError` where nothing is there, `DataError` without a curve."
+        return chart_of(self, since=since, until=until, trade=trade)
 
     def svg(self) -> str:
         "Equity and drawdown as a picture; raises `DataError` without a curve."
@@ -56,13 +54,3 @@ def stamp_of(clock: Clock | None = None) -> str:
 def as_kind(kind: type[K], found: object) -> K:
     "What a floor below found, as the kind that shows itself."
     return kind(**{each.name: getattr(found, each.name) for each in fields(found)})  # type: ignore[arg-type]
-
-
-def _published(figure: "Column") -> "Column":
-    from IPython.core.getipython import get_ipython
-    from IPython.display import publish_display_data
-
-    if get_ipython() is not None:  # type: ignore[no-untyped-call]
-        page = {"text/html": framed(figure), "text/plain": repr(figure)}
-        publish_display_data(page)  # type: ignore[no-untyped-call]
-    return figure

@@ -18,7 +18,8 @@ from ..core.clock import DAY_MS, iso
 from ..core.errors import ConfigError
 from ..engine.excursions import excursions
 from ..engine.fills import overshoot
-from ..engine.metrics import Stats, daily_returns, in_words, open_trip, round_trips
+from ..engine.metrics import Stats, daily_returns, in_words, round_trips
+from ..plots.chart import FINEST, chart_of
 from ..plots.distributions import excursions_svg, spread_svg, underwater_svg
 from ..plots.results import equity_svg, result_svg
 from ..plots.tables import months_svg
@@ -43,6 +44,7 @@ from autotrader.report.html import (
     table,
     tiles,
     toned,
+    wide,
 )
 from .html import page as whole_page
 from autotrader.results.result import (
@@ -103,31 +105,20 @@ def _falls(result: Result) -> str:
     return underwater_svg(*curve_of(result.part, result.run), title="Falls below a peak")
 
 
-def _trips_drawn(result: Result) -> str:
-    part, coin = result.part, coin_of(result.part.instrument.symbol)
-    tick, title = float(part.instrument.rules.tick_size), f"Round trips on {part.instrument.symbol}"
-    bars = bars_of_tape(part.tape, tick=tick)
-    trips, left = round_trips(result.run), open_trip(result.run, part.tape)
-    return trades_svg(bars, trips, stops=result.run.stops, still_open=left, tick=tick, title=title, unit=coin)
-
-
-def _pictures(result: Result) -> Markup:
-    "Equity, falls, months and trades on candles."
-    part, run, coin = result.part, result.run, coin_of(result.part.instrument.symbol)
-    months = months_of(part, run)
+def _pictures(result: Result, finest: int) -> Markup:
+    "All of it to look into, falls and months."
+    months = months_of(result.part, result.run)
     pictures = [
-        equity_svg(*curve_of(part, run), title="Equity", unit=coin),
         _falls(result),
         months_svg(list(months.index), months.to_numpy()[:, :12], title="Months"),
-        _trips_drawn(result),
         *_closer(result),
     ]
-    return joined(map(figure, pictures))
+    return wide(figure(chart_of(result, finest=finest).html)) + joined(map(figure, pictures))
 
 
 def details(result: Result) -> Markup:
-    "HTML of the pictures that a result's own display leaves out: falls, round trips on candles, distributions."
-    return joined(map(figure, [_falls(result), _trips_drawn(result), *_closer(result)])) + _spreads(result)
+    "HTML of the pictures that a result's own display and its chart leave out: falls, the worst round trip, distributions."
+    return joined(map(figure, [_falls(result), *_closer(result)])) + _spreads(result)
 
 # %% ../../nbs/63_report/30_backtest.ipynb #2bafb06a
 _MANY_TRIPS, _CLOSE_BARS = 60, 160
@@ -415,13 +406,14 @@ def body(
     result: Result,
     *,
     is_judged: bool = True,  # False: how much of it may be luck is told elsewhere
+    finest: int = FINEST,  # bars in its chart, at most
 ) -> Markup:
     "HTML of all there is to tell of one run."
     numbers = statistics(in_words(result.stats, coin_of(result.part.instrument.symbol)))
     return joined(
         [
             _opening(result, is_judged=is_judged),
-            _pictures(result),
+            _pictures(result, finest),
             _costs(result),
             section("Statistics", small(numbers)),
             _sides(result),
@@ -501,7 +493,11 @@ def page(
     if len(results) == 1:
         return whole_page(title, below, [body(results[0])], kind=kind, made=made)
     parts = (
-        chapter(f"{each.part.bot}: {each.part.strategy} on {each.part.instrument.symbol}", body(each), name=f"bot-{i}")
+        chapter(
+            f"{each.part.bot}: {each.part.strategy} on {each.part.instrument.symbol}",
+            body(each, finest=FINEST // len(results)),
+            name=f"bot-{i}",
+        )
         for i, each in enumerate(results)
     )
     return whole_page(title, below, [_all(results), *parts], kind=kind, made=made)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'Html', 'toned', 'prose', 'minutes_of', 'fragment', 'table', 'facts', 'tiles', 'figure', 'bullets', 'joined',
-           'picture', 'paragraph', 'section', 'chapter', 'note', 'small', 'link', 'opening', 'statistics',
+           'picture', 'paragraph', 'section', 'chapter', 'wide', 'note', 'small', 'link', 'opening', 'statistics',
            'notebook_table', 'shown', 'page', 'write_page']
 
 # %% ../../nbs/63_report/10_html.ipynb #89455494
@@ -197,6 +197,11 @@ def chapter(title: str, *blocks: Html, name: str = "") -> Markup:
     "The same one level higher; `name` is what a link leads to."
     mark = Markup(' id="{}"').format(name) if name else Markup("")
     return Markup("<h2{}>{}</h2>").format(mark, title) + joined(blocks)
+
+
+def wide(block: Html) -> Markup:
+    "A block wider than the text, where there is room."
+    return Markup('<div class="bleed">{}</div>').format(block)
 
 
 def note(text: Html) -> Markup:

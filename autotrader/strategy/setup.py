@@ -9,7 +9,7 @@ __all__ = ['MAX_STRESS', 'params_for', 'largest_position', 'costs_for', 'Part', 
 # %% ../../nbs/55_strategy/50_setup.ipynb #4113bdf2
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 
@@ -24,7 +24,7 @@ from ..engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
 from ..engine.fills import new_costs
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
-from ..features.columns import compute
+from ..features.columns import Reading, compute, watched
 from ..features.history import anchor_ms, anchored, over_history
 from ..store.layouts import plainest
 from .source import strategy_from
@@ -176,6 +176,7 @@ class Part:
     eras: tuple[Era, ...] = ()  # what holds later, where the venue's rules change within the period
     script: Strategy | None = None  # what decided, and on which bars it was asked
     history: Candles | None = None
+    reads: Mapping[str, Reading] = field(default_factory=dict)  # columns it computed of its candles meanwhile, by label
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #cf5006bb
 def strategy_for(bot: BotSettings) -> Strategy:
@@ -263,6 +264,8 @@ def part_for(
         raise DataError(f"{bot.id}: the history of {played.venue} {played.symbol} does not end with the period to play")
     period = bot.dynamic_sizing.atr_period
     atr = over_history(partial(compute, "atr", period=period), history, history_start_ms=start_ms)
+    with watched(history) as reads:
+        signals = decide(chosen, history, history_start_ms=start_ms)[first:]
     funding, typical = market.funding, float(np.median(played.close))
     if market.instrument.kind == "perpetual":
         check_margin(bot, backtest)
@@ -273,7 +276,7 @@ def part_for(
             played, market.instrument, fine=market.fine, funding_ms=funding.ts_ms, funding_rate=funding.rate
         ),
         bar_open_ms=played.open_ms,
-        signals=decide(chosen, history, history_start_ms=start_ms)[first:],
+        signals=signals,
         atr=atr[first:],
         params=params_for(bot, market.instrument),
         costs=costs_for(
@@ -299,6 +302,7 @@ def part_for(
         ),
         script=chosen,
         history=history,
+        reads=reads,
     )
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #d1ac3a95
