@@ -12,7 +12,7 @@ EXTRAS = (
     ("migrations", ("**/*.py", "**/*.mako"), "store/migrations"),
     ("nbs/templates", ("*.ipynb",), "jobs/templates"),
     ("nbs/05_config", ("*.toml",), "config"),
-    ("nbs/62_plots", ("*.js",), "plots"),
+    ("nbs/62_plots", ("*.js", "*.css"), "plots"),
 )
 CARD = {
     "config.toml": "config/config.toml",

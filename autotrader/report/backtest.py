@@ -113,7 +113,7 @@ def _pictures(result: Result, finest: int) -> Markup:
         months_svg(list(months.index), months.to_numpy()[:, :12], title="Months"),
         *_closer(result),
     ]
-    return wide(figure(chart_of(result, finest=finest).html)) + joined(map(figure, pictures))
+    return wide(picture(chart_of(result, finest=finest).html)) + joined(map(figure, pictures))
 
 
 def details(result: Result) -> Markup:

@@ -10,9 +10,9 @@ import pytest
 from autotrader.core.market import Candles
 from autotrader.engine.metrics import TRIP
 from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
-from autotrader.plots.results import equity_svg, framed
+from autotrader.plots.results import equity_svg
 from autotrader.plots.tables import months_svg, surface_svg
-from autotrader.plots.trades import trades_figure, trades_svg
+from autotrader.plots.trades import trades_svg
 from autotrader.strategy.charts import open_chart
 
 MINUTE, N = 60_000, 30_000
@@ -132,24 +132,6 @@ def test_inside_a_panel_page_it_wears_the_colours_of_that_page(browser: Any) -> 
       return getComputedStyle(root.querySelector('.at-title')).fill }"""
     assert page.evaluate(read, PICTURES["months"]()) == "rgb(1, 2, 3)"
     page.close()
-
-
-def test_zooming_a_year_in_brings_its_finer_candles_without_a_server(browser: Any) -> None:
-    figure = trades_figure(candles, trips, tick=0.1, title="T", unit="USDT")
-    page, told = page_of(browser, framed(figure))
-    frame = page.frames[1]
-    frame.wait_for_function("() => window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle")
-    look = "() => { const f = Bokeh.documents[0].roots()[0], when = f.renderers[0].data_source.data.when; return [when.length, when[1] - when[0], f.renderers[3].visible] }"
-    zoom = "span => { const f = Bokeh.documents[0].roots()[0]; f.x_range.setv({start: span[0], end: span[1]}) }"
-    count, step, marked = frame.evaluate(look)
-    assert count <= 1_500 and step == 30 * MINUTE and not marked
-    frame.evaluate(zoom, [int(stamps[10_000]), int(stamps[11_000])])
-    count, step, marked = frame.evaluate(look)
-    assert 500 <= count <= 510 and step == 2 * MINUTE and marked
-    frame.evaluate(zoom, [int(stamps[0]), int(stamps[-1])])
-    assert frame.evaluate(look)[:2] == [1_000, 30 * MINUTE]
-    page.close()
-    assert told == []
 
 
 def test_the_chart_of_backtesting_py_asks_nobody(browser: Any, tmp_path: Path) -> None:

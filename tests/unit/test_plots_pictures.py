@@ -19,7 +19,7 @@ from autotrader.plots import canvas
 from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
 from autotrader.plots.results import equity_svg
 from autotrader.plots.tables import months_svg, surface_svg
-from autotrader.plots.trades import Bars, joined, trades_figure, trades_svg
+from autotrader.plots.trades import Bars, joined, trades_svg
 
 MINUTE, DAY, YEAR = 60_000, 86_400_000, 525_600
 SINCE = 1_741_392_000_000  # 2025-03-08
@@ -318,16 +318,6 @@ def test_the_windows_tell_what_they_earned_all_of_them_or_none(windows: int, sho
     borders = np.linspace(when[0], when[-1], windows + 1).astype(np.int64)
     picture = windows_svg(when, money, borders, title="", unit="USDT")
     assert len(re.findall(r'<text class="at-(?:up|down)', picture)) == shown
-
-
-@pytest.mark.parametrize("minutes", [30, 8_760, YEAR])
-def test_a_figure_of_trades_stays_light_and_grows_finer(minutes: int) -> None:
-    market = bars(minutes)
-    figure = trades_figure(market, trips(minutes // 200, market), tick=0.1, title="T", unit="USDT")
-    shown, fine = figure.renderers[0].data_source, figure.x_range.js_property_callbacks["change:start"][0].args["fine"]
-    assert len(shown.data["when"]) <= 1_500
-    assert len(fine.data["when"]) == minutes if minutes < 24_000 else 12_000 < len(fine.data["when"]) <= 24_000
-    assert fine.data["high"].max() == np.float32(market.high.max())
 
 
 FLAT = np.full(5, 100.0)
