@@ -1,6 +1,7 @@
 """The chart in a browser: finer the closer one looks, nothing lost, nothing asked; and a still picture where no script runs."""
 
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_zooming_in_brings_more_of_the_same_stretch_without_a_server(
     seen = Shown(browser, chart_of(result, finest=finest).html)
     steps = [seen.look(6_000 - reach, 6_000 + reach) for reach in (6_000, 1_500, 300, 60)]
     per_minute = [step["groups"] / (step["until"] - step["since"]) for step in steps]
-    assert all(far < near for far, near in zip(per_minute[:2], per_minute[1:], strict=False))
+    assert all(far < near for far, near in pairwise(per_minute[:3]))
     assert not steps[0]["isCandles"] and steps[-1]["isCandles"]
     assert per_minute[-1] * MINUTE == pytest.approx(1.0 if finest > N else 0.1, rel=0.2)
     assert seen.look(0, N)["groups"] == steps[0]["groups"]
