@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'VETOED', 'PROJECTED_NEWS', 'OrderRecord', 'add_fill', 'Reasoning', 'Evidence', 'OpenOrders', 'order_row',
-           'trade_row', 'fill_row', 'why_exit', 'describe', 'news_rows', 'veto_row', 'project', 'stored_evidence',
-           'reproject', 'balance_row', 'portfolio_row']
+           'trade_row', 'fill_row', 'why_exit', 'describe', 'described', 'news_rows', 'veto_row', 'project',
+           'stored_evidence', 'reproject', 'balance_row', 'portfolio_row']
 
 # %% ../../nbs/75_bots/18_projection.ipynb #eb7f8b59
 from collections.abc import Mapping, Sequence
@@ -186,6 +186,7 @@ _REASONS = {
 }
 _CAUSES = {
     EventKind.SIGNAL: "signal to leave",
+    EventKind.WEIGHT: "no position wanted, or the other side",
     EventKind.COMMAND: "command",
     EventKind.EXTERNAL: "position changed from outside",
     EventKind.PROTECT_FAILED: "stop refused",
@@ -207,8 +208,13 @@ def describe(
 ) -> str:
     "A decision in one line."
     side = {1: "long", -1: "short", 0: "leave"}[direction]
+    return described(f"{strategy} {side} ({confidence:.2f})", indicators)
+
+
+def described(what: str, indicators: Mapping[str, float]) -> str:
+    "The same line with what was seen."
     seen = ", ".join(f"{name} {value:.6g}" for name, value in indicators.items())
-    return f"{strategy} {side} ({confidence:.2f})" + (f": {seen}" if seen else "")
+    return what + (f": {seen}" if seen else "")
 
 # %% ../../nbs/75_bots/18_projection.ipynb #f1cc1392
 _NEWS = {
@@ -251,9 +257,14 @@ def _decision_rows(orders: OpenOrders, change: Change, evidence: Evidence) -> li
     event = change.event[0]
     bar_ms, direction, confidence = int(event["ref"]), int(event["code"]), float(event["value"])
     seen = evidence.reasoning.get(bar_ms)
-    if int(event["kind"]) != EventKind.SIGNAL or seen is None:
+    if int(event["kind"]) not in (EventKind.SIGNAL, EventKind.WEIGHT) or seen is None:
         return []
-    reason = describe(seen.strategy, direction, confidence, seen.indicators)
+    if event["kind"] == EventKind.WEIGHT:
+        weight, confidence = confidence, 1.0
+        direction = int(np.sign(weight))
+        reason = described(f"{seen.strategy} wants {weight:.1%} of the equity", seen.indicators)
+    else:
+        reason = describe(seen.strategy, direction, confidence, seen.indicators)
     if len(change.intents):
         orders.why = reason
     row = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from .cycle import ClosedBar
 from .session import Session
-from .subbot import Said, command
+from .subbot import command, said_of
 from ..core.ports import Bar
 from ..engine.events import Command
 from ..engine.simulate import Tape
@@ -90,12 +90,11 @@ def own_bar(recorded: Recorded) -> int:
 def closed_bar(recorded: Recorded) -> ClosedBar:
     "The bar of the bot's timeframe that has just ended; the strategy is asked what it saw only when that led to something."
     part, bot, b = recorded.part, recorded.session.bot, own_bar(recorded)
-    said = Said(
+    said = said_of(
+        part.signals[b : b + 1],
+        float(part.params["tick"][0]),
         bar_ms=int(part.bar_open_ms[b]),
         known_ms=bot.clock.now_ms(),
-        direction=int(part.signals.direction[b]),
-        exits=int(part.signals.exits[b]),
-        confidence=float(part.signals.confidence[b]),
         strategy=part.strategy,
         explain=lambda: part.explain(b),
     )

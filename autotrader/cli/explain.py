@@ -74,6 +74,7 @@ _PURPOSE = {
     "EXIT": "closes round trip {trip}",
     "STOP": "the stop of round trip {trip}",
     "TARGET": "the target of round trip {trip}",
+    "REDUCE": "makes round trip {trip} smaller",
 }
 
 
@@ -111,6 +112,7 @@ def _size(told: Mapping[str, Any]) -> list[str]:
         "lot": f"lot of {size['size']:g}",
         "equity_frac": f"{size['size']:g} × {size['wallet']:,.2f} of wallet at {size['close']:,g}",
         "risk_frac": f"{size['size']:g} of {size['wallet']:,.2f} of wallet lost at the stop",
+        "weight": f"weight of {size['size']:g} × {size['wallet']:,.2f} of equity at {size['close']:,g}",
     }[size["sizing"]]
     atr = (
         ""
@@ -126,7 +128,11 @@ def _size(told: Mapping[str, Any]) -> list[str]:
 
 # %% ../../nbs/99_cli/60_explain.ipynb #8de87010
 def _is_telling(event: Mapping[str, Any], position: int) -> bool:
-    return position == 0 or bool(event["intents"]) or event["event"]["kind"] not in ("BAR", "CLOCK", "SIGNAL", "ACK")
+    return (
+        position == 0
+        or bool(event["intents"])
+        or event["event"]["kind"] not in ("BAR", "CLOCK", "SIGNAL", "WEIGHT", "ACK")
+    )
 
 
 def _events(told: Mapping[str, Any]) -> list[str]:

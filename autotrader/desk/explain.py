@@ -144,8 +144,12 @@ def origin(order: Mapping[str, Any], moments: list[Moment]) -> tuple[Moment, int
 def _decision(
     store: Store, order: Mapping[str, Any], moments: list[Moment], moment: Moment | None
 ) -> dict[str, Any] | None:
-    "What the strategy said: for an exit by signal that signal, else the one the trip began with."
-    left = moment is not None and order["purpose"] == "EXIT" and moment.event["kind"] == EventKind.SIGNAL
+    "What the strategy said: where a word of its own led to an exit or another size that word, else the one the trip began with."
+    left = (
+        moment is not None
+        and order["purpose"] != "ENTRY"
+        and moment.event["kind"] in (EventKind.SIGNAL, EventKind.WEIGHT)
+    )
     bar_ms = int(moment.event["ref"]) if left and moment else int(moments[-1].state["decision"][0])
     if not left:
         trip = next((m for m in moments if m.state["trip"][0] == order["trip"] and m.state["side"][0]), moments[0])
@@ -160,29 +164,34 @@ def _fields(record: np.void) -> SimpleNamespace:
     return SimpleNamespace(**{name: record[name].item() for name in record.dtype.names or () if name != "orders"})
 
 
+def _steps(state: np.void, params: np.void, placed: np.void) -> float:
+    "Size before multipliers and rounding, as the policy counts it; the distance is that to the stop the order carries."
+    if state["weight"]:
+        return float(abs(state["weight"]) * state["wallet_e8"] / (state["close"] * params["unit_e8"]))
+    begun = placed["price"] or state["close"]
+    distance = max(1, abs(int(begun - placed["stop"]))) if placed["stop"] else 0
+    return float(policy._wanted_steps.py_func(_fields(state), _fields(params), distance))  # compiling takes longer
+
+
 def _sizing(moments: list[Moment], order: Mapping[str, Any]) -> dict[str, Any] | None:
     "How the trip's size came about; None where the bot did not open it."
-    entered = next(
-        (
-            m
-            for m in moments
-            for i in m.intents
-            if i["kind"] == IntentKind.PLACE and i["code"] == Purpose.ENTRY and i["trip"] == order["trip"]
-        ),
-        None,
+    placed = (
+        (m, i)
+        for m in moments
+        for i in m.intents
+        if i["kind"] == IntentKind.PLACE and i["code"] == Purpose.ENTRY and i["trip"] == order["trip"]
     )
-    if entered is None:
+    entered, first = next(placed, (None, None))
+    if entered is None or first is None:
         return None
     state, params = entered.state[0], entered.params[0]
     tier = next((i for i in entered.intents if i["kind"] == IntentKind.NOTE and i["code"] == Note.SIZE_TIER), None)
     multiplier = 1.0 if tier is None else float(tier["a"])
     factor = float(state["size_factor"]) * (float(params["resume_size"]) if state["trips_paused"] > 0 else 1.0)
-    steps = float(
-        policy._wanted_steps.py_func(_fields(state), _fields(params))
-    )  # compiling it for one call would take longer
+    steps, weight = _steps(state, params, first), float(state["weight"])
     return {
-        "sizing": Sizing(int(params["sizing"])).name.lower(),
-        "size": float(params["size"]),
+        "sizing": "weight" if weight else Sizing(int(params["sizing"])).name.lower(),
+        "size": weight or float(params["size"]),
         "wallet": int(state["wallet_e8"]) / 1e8,
         "close": float(state["close"] * params["tick"]),
         "atr": float(state["atr"]),
@@ -239,6 +248,9 @@ _NOTES = {
     Note.DRAWDOWN: "paused: equity {a:,.2f} fell too far below its peak {b:,.2f}",
     Note.DAILY_LOSS: "paused: equity {a:,.2f} fell too far below {b:,.2f} at the start of the day",
     Note.RESUMED: "trades again, at {a:g} of its size",
+    Note.RESIZED: "from {qty_a} to {qty_b}",
+    Note.LEVEL_PASSED: "the price, {price_b}, is beyond the level of the signal already, {price_a}",
+    Note.NO_STOP: "a size by risk wants a stop, and the signal brought none",
 }
 
 # %% ../../nbs/92_desk/70_explain.ipynb #2f2f9fcb
@@ -293,7 +305,10 @@ def say(words: Words, moment: Moment) -> str:
         return f"bar closed at {words.price(event['price'])}, ATR {float(event['atr']):.6g}"
     if kind is EventKind.SIGNAL:
         side = {1: "long", -1: "short", 0: f"leave {Exit(int(event['exits'])).name.lower()}"}[int(event["code"])]
-        return f"signal {side}, confidence {float(event['value']):.2f}"
+        levels = f", {words.levels(event)}" if event["stop"] or event["target"] else ""
+        return f"signal {side}, confidence {float(event['value']):.2f}{levels}"
+    if kind is EventKind.WEIGHT:
+        return f"{float(event['value']):.1%} of the equity wanted"
     if kind is EventKind.CLOCK:
         return f"clock, mark {words.price(event['price'])}"
     if kind in (EventKind.PROTECTED, EventKind.PROTECT_FAILED):
@@ -317,7 +332,7 @@ def _trip(moments: list[Moment], trip: int) -> dict[str, Any]:
     price = sum(int(f["pnl_e8"]) for f in fills) + sum(int(e["amount_e8"]) for e in outside)
     fees, funding = sum(int(f["fee_e8"]) for f in fills), sum(int(e["amount_e8"]) for e in paid)
     ended = moments[-1].state["trip"][0] != trip or moments[-1].state["side"][0] == 0
-    closing = [f for f in fills if f["purpose"] in (Purpose.EXIT, Purpose.STOP, Purpose.TARGET)]
+    closing = [f for f in fills if f["purpose"] in (Purpose.EXIT, Purpose.REDUCE, Purpose.STOP, Purpose.TARGET)]
     ends = [Purpose(int(f["purpose"])).name.lower() for f in closing[-1:]]
     ends += [Cause(int(e["code"])).name.lower() for e in outside if e["qty"] == 0]
     return {

@@ -25,7 +25,7 @@ from ..store.layouts import declare
 class EventKind(IntEnum):
     CLOCK = 1  # price: mark price now
     BAR = 2  # price: close of the bot's bar that ends at ts_ms; atr
-    SIGNAL = 3  # code: direction +1, 0, −1; exits: Exit mask; value: confidence; known_ms: when its inputs were known; ref: decision
+    SIGNAL = 3  # code: direction +1, 0, −1; exits: Exit mask; value: confidence; known_ms: when its inputs were known; ref: decision; stop, target, stop_gap, target_gap: of the trip it opens, 0: the bot's own
     ACK = 4  # key; code: Ack
     FILL = 5  # key; cumulative qty, cost, fee_e8; code: 1 as maker
     DONE = 6  # key; code: Done; cumulative qty, cost, fee_e8
@@ -34,6 +34,7 @@ class EventKind(IntEnum):
     EXTERNAL = 9  # code: Cause; absolute qty and cost; amount_e8: what the wallet gained by it
     MONEY = 10  # code: Money; amount_e8
     COMMAND = 11  # code: Command; value: size factor; known_ms: until when; ref: parameters
+    WEIGHT = 12  # value: position wanted, fraction of the equity, signed; known_ms and ref as of a SIGNAL
 
 
 class Exit(IntEnum):
@@ -102,6 +103,8 @@ EVENT = np.dtype(
         ("amount_e8", "i8"),
         ("known_ms", "i8"),
         ("ref", "i8"),
+        ("stop_gap", "i8"),  # ticks from the average price
+        ("target_gap", "i8"),
         ("atr", "f8"),  # price units
         ("value", "f8"),
     ],
@@ -127,6 +130,7 @@ class Purpose(IntEnum):
     EXIT = 2
     STOP = 3  # the venue's own, from the protection
     TARGET = 4
+    REDUCE = 5  # a part of the position
 
 
 class Note(IntEnum):
@@ -155,6 +159,9 @@ class Note(IntEnum):
     NO_SLOT = 23  # a: orders that still rest
     PARTS_MERGED = 24  # a: parts that fell due between two clock events and went out as one order
     STOP_MOVED = 25  # a: stop before, b: stop now, ticks
+    LEVEL_PASSED = 26  # a: stop or target that a signal brought, b: close, ticks: the price is beyond it already
+    NO_STOP = 27  # a size by risk, and no stop to count it by
+    RESIZED = 28  # a: steps held, b: steps wanted
 
 # %% ../../nbs/40_engine/10_events.ipynb #140ccdf0
 OUTSIDE = 10  # from here on: what no order of ours did
@@ -168,6 +175,7 @@ class Reason(IntEnum):
     EXIT = Purpose.EXIT
     STOP = Purpose.STOP
     TARGET = Purpose.TARGET
+    REDUCE = Purpose.REDUCE
     RECONCILE = OUTSIDE + Cause.RECONCILE
     MANUAL = OUTSIDE + Cause.MANUAL
     LIQUIDATION = OUTSIDE + Cause.LIQUIDATION
@@ -262,8 +270,27 @@ _MONEY = [
     ("funding_e8", "i8"),
 ]
 
+# %% ../../nbs/40_engine/10_events.ipynb #757cda8a
+_PROTECTION = [
+    # stop and target that the signal brought, ticks; 0: the parameters'
+    ("stop_at", "i8"),
+    ("target_at", "i8"),
+    ("stop_gap", "i8"),  # from the average price
+    ("target_gap", "i8"),
+    # protection
+    ("want_stop", "i8"),
+    ("want_target", "i8"),
+    ("asked_stop", "i8"),
+    ("asked_target", "i8"),
+    ("have_stop", "i8"),
+    ("have_target", "i8"),
+    ("protect_try", "i8"),
+    ("protect_after_ms", "i8"),
+    ("best", "i8"),  # mark price from which the stop was last moved; 0: it was not
+]
+
 # %% ../../nbs/40_engine/10_events.ipynb #d5f71cc2
-SCHEMA = 2  # of STATE; what older ones looked like stands under *Older records*
+SCHEMA = 3  # of STATE; what older ones looked like stands under *Older records*
 
 STATE = np.dtype(
     [
@@ -297,18 +324,15 @@ STATE = np.dtype(
         ("exiting", "i8"),  # 1 while the position must go
         ("then_side", "i8"),  # entry wanted once flat
         ("then_ms", "i8"),  # stamp of the signal that wanted it
+        ("weight", "f8"),  # position wanted, fraction of the equity; 0: the size is the parameters'
+        ("resizing", "i8"),  # 1 while the position is to be brought to its weight
+        (
+            "spent",
+            "i8",
+        ),  # side that a stop, a target or somebody else closed; no weight opens it again before another came
         ("exit_try", "i8"),
         ("exit_after_ms", "i8"),
-        # protection
-        ("want_stop", "i8"),
-        ("want_target", "i8"),
-        ("asked_stop", "i8"),
-        ("asked_target", "i8"),
-        ("have_stop", "i8"),
-        ("have_target", "i8"),
-        ("protect_try", "i8"),
-        ("protect_after_ms", "i8"),
-        ("best", "i8"),  # mark price from which the stop was last moved; 0: it was not
+        *_PROTECTION,
         *_MONEY,
         # mode
         ("mode", "i8"),
@@ -377,6 +401,11 @@ PARAMS = np.dtype(
         ("split_interval_ms", "i8"),
         ("split_gap", "f8"),  # fraction of the price
         ("split_expiry_ms", "i8"),
+        # entry
+        ("entry", "i8"),  # an OrderKind, of entries and what is added later
+        ("entry_gap", "f8"),  # of a limit order, fraction of the close that it waits for
+        ("entry_expiry_ms", "i8"),  # of a limit order
+        ("band", "f8"),  # change of a position below which a weight is near enough, fraction of the equity
         # stop and target
         ("sl_ratio", "f8"),  # × sl_unit; 0: none
         ("tp_ratio", "f8"),  # × stop distance; 0: none
@@ -468,7 +497,9 @@ def readable_state(record: np.void) -> dict[str, Any]:
     return out
 
 # %% ../../nbs/40_engine/10_events.ipynb #007d997e
-declare(STATE, {2: {"best": 0}})
+_GIVEN = ("stop_at", "target_at", "stop_gap", "target_gap")
+declare(EVENT, {2: dict.fromkeys(("stop_gap", "target_gap"), 0)})
+declare(STATE, {2: {"best": 0}, 3: dict.fromkeys((*_GIVEN, "weight", "resizing", "spent"), 0)})
 declare(
     PARAMS,
     {
@@ -478,7 +509,8 @@ declare(
             "trail_step": 0,
             "break_even_at": 0,
             "round_trip_cost": 0,
-        }
+        },
+        3: {"entry": OrderKind.MARKET, "entry_gap": 0, "entry_expiry_ms": 0, "band": 0.01},  # of a band nobody read
     },
 )
 

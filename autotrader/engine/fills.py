@@ -181,6 +181,7 @@ def _event(out, n, kind, ts_ms):
     event.seq = event.code = event.key = event.qty = event.cost = event.fee_e8 = 0
     event.price = event.stop = event.target = event.exits = 0
     event.amount_e8 = event.known_ms = event.ref = 0
+    event.stop_gap = event.target_gap = 0
     event.atr = event.value = 0.0
     event.kind = kind
     event.ts_ms = ts_ms

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..bots.cycle import ClosedBar, hear_close, hear_signal, live_through, pay, play
 from ..bots.session import Phase, Session, note_balances
-from ..bots.subbot import Said, listen
+from ..bots.subbot import listen, said_of
 from ..config.sections import BotSettings
 from ..config.settings import Settings
 from ..core.clock import iso, timeframe_ms
@@ -157,12 +157,11 @@ def hear_bar(bot: LiveBot, bar_ms: int) -> None:
     "Let a bot decide on a bar that has closed."
     history = bot.history.until(bar_ms)
     word = newest_signal(bot.settings, bot.strategy, history)
-    said = Said(
+    said = said_of(
+        word.signals,
+        float(bot.instrument.rules.tick_size),
         bar_ms=bar_ms,
         known_ms=bar_ms + history.bar_ms,
-        direction=word.direction,
-        exits=word.exits,
-        confidence=word.confidence,
         strategy=name_of(bot.strategy),
         explain=word.explain,
     )

@@ -56,7 +56,7 @@ def script_of(part: Part) -> str:
         tape.funding_ms,
         tape.funding_rate,
     )
-    said = (signals.direction, signals.exits, signals.confidence, part.atr)
+    said = (*signals.columns().values(), part.atr)
     digest = hashlib.sha256(f"{part.bot} {part.instrument} {part.wallet_e8}".encode())
     for column in (*columns, *said):
         digest.update(np.ascontiguousarray(column).tobytes())

@@ -122,9 +122,12 @@ def choose(
 # %% ../../nbs/60_search/50_walkforward.ipynb #4ce0364d
 def _closing(signals: Signals) -> Signals:
     "The same wishes, but out at the end: nothing is opened in the last two bars, and what is open leaves."
-    direction, exits = signals.direction.copy(), signals.exits.copy()
-    direction[-2:], exits[-2:] = 0, Exit.BOTH
-    return Signals(direction, exits, signals.confidence)
+    said = {name: column.copy() for name, column in signals.columns().items()}
+    if "weight" in said:
+        said["weight"][-2:] = 0.0
+    else:
+        said["direction"][-2:], said["exits"][-2:] = 0, Exit.BOTH
+    return Signals(**said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import StoreError
 from .database import Store, insert_new
-from .layouts import converted
+from .layouts import converted, converted_all
 from .tables import JournalEvent, JournalIntent, PolicyParams, PolicyState
 
 # %% ../../nbs/10_store/30_journal.ipynb #1839f3df
@@ -82,12 +82,9 @@ def read(
 
 
 def _records(pieces: Any, dtype: np.dtype[Any], what: str) -> Records:
-    strange = next((len(piece) for piece in pieces if len(piece) != dtype.itemsize), None)
-    if strange is not None:
-        raise StoreError(
-            f"{what}: a record has {strange} bytes, this version reads {dtype.itemsize}: use the version that wrote it"
-        )
-    return np.frombuffer(bytearray().join(pieces), dtype)
+    if all(len(piece) == dtype.itemsize for piece in pieces):
+        return np.frombuffer(bytearray().join(pieces), dtype)
+    return converted_all(pieces, dtype, what)
 
 # %% ../../nbs/10_store/30_journal.ipynb #6d1f3762
 def append_intents(

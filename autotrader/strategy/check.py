@@ -77,7 +77,7 @@ def asked(strategy: Strategy, *, history_start_ms: int | None = None) -> Answer:
             raise
         except (Exception, SystemExit) as error:  # anything may come out of a stranger's code
             raise raised(strategy, error, f"asked about {len(candles):,} bar{'s' * (len(candles) != 1)}") from error
-        return {"direction": said.direction, "exit": said.exits, "confidence": said.confidence}
+        return {"exit" if name == "exits" else name: column for name, column in said.columns().items()}
 
     return answer
 

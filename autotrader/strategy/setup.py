@@ -16,11 +16,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config.sections import Backtest, BotSettings, check_margin
+from ..config.sections import Backtest, BotSettings, Entry, check_margin
+from ..core.clock import iso
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
-from ..engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
+from ..engine.events import PARAMS, OrderKind, Sizing, Split, StopKind, StopUnit, Threshold
 from ..engine.fills import new_costs
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
@@ -66,6 +67,18 @@ def _size_fields(bot: BotSettings) -> dict[str, float]:
         "split_interval_ms": split.interval_seconds * 1000,
         "split_gap": split.price_gap_percent / 100,
         "split_expiry_ms": split.expiry_seconds * 1000,
+        "band": bot.rebalance_band,
+        **_entry_fields(bot.entry),
+    }
+
+
+def _entry_fields(entry: Entry) -> dict[str, float]:
+    if entry.kind == "market":
+        return {"entry": OrderKind.MARKET}
+    return {
+        "entry": OrderKind.LIMIT,
+        "entry_gap": entry.offset_percent / 100,
+        "entry_expiry_ms": entry.expiry_seconds * 1000,
     }
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #58d0f536
@@ -247,6 +260,20 @@ def history_from(bot: BotSettings, since_ms: int) -> int:
     "First stamp of the history that a period from `since_ms` on needs."
     return anchor_ms(bot.timeframe, bot.history_start_ms or 0, since_ms)
 
+# %% ../../nbs/55_strategy/50_setup.ipynb #3b50bd88
+def _within(bot: BotSettings, signals: Signals, open_ms: Ints) -> Signals:
+    "The same signals; raises `ConfigError` on a weight that the bot may not hold."
+    if signals.weight is None:
+        return signals
+    over = np.nan_to_num(np.abs(signals.weight)) > bot.max_leverage * (1 + 1e-9)
+    if over.any():
+        bar = int(np.argmax(over))
+        raise ConfigError(
+            f"{bot.id} wants {signals.weight[bar]:.4g} of its equity at {iso(int(open_ms[bar]))}, above its max_leverage of {bot.max_leverage:g}: "
+            "scale the weights, or raise max_leverage"
+        )
+    return signals
+
 # %% ../../nbs/55_strategy/50_setup.ipynb #e493e006
 def part_for(
     bot: BotSettings,
@@ -265,7 +292,7 @@ def part_for(
     period = bot.dynamic_sizing.atr_period
     atr = over_history(partial(compute, "atr", period=period), history, history_start_ms=start_ms)
     with watched(history) as reads:
-        signals = decide(chosen, history, history_start_ms=start_ms)[first:]
+        signals = _within(bot, decide(chosen, history, history_start_ms=start_ms)[first:], played.open_ms)
     funding, typical = market.funding, float(np.median(played.close))
     if market.instrument.kind == "perpetual":
         check_margin(bot, backtest)
@@ -350,9 +377,7 @@ def stressed(
 class NewestSignal:
     "What a bot's script says of the newest bar of a history."
 
-    direction: int  # +1, 0, −1
-    exits: int  # Exit mask
-    confidence: float  # 0–1
+    signals: Signals  # (1,)
     atr: float  # price units, NaN while unknown
     explain: Callable[[], Mapping[str, float]]  # the indicators behind it
 
@@ -365,11 +390,8 @@ def newest_signal(
     "Ask a strategy about the newest bar; raises `DataError` on an empty history."
     begin_ms = int(history.open_ms[0]) if bot.history_start_ms is None else bot.history_start_ms
     bars, period = anchored(history, history_start_ms=begin_ms), bot.dynamic_sizing.atr_period
-    said = decide(strategy, bars)
     return NewestSignal(
-        direction=int(said.direction[-1]),
-        exits=int(said.exits[-1]),
-        confidence=float(said.confidence[-1]),
+        signals=_within(bot, decide(strategy, bars)[-1:], bars.open_ms[-1:]),
         atr=float(compute("atr", bars, period=period)[-1]),
         explain=lambda: explain(strategy, history, len(history) - 1, history_start_ms=begin_ms),
     )

@@ -312,16 +312,32 @@ def decide(
         raise ConfigError(
             f"{name} is not a strategy: it needs .signals(candles) and .warmup; wrap a function with own({name}, warmup=...)"
         )
-    n = len(candles)
-    direction, exits, confidence = np.zeros(n, np.int8), np.zeros(n, np.int8), np.zeros(n)
+    said = {name: _silence(name, len(candles)) for name in ("direction", "exits", "confidence")}
     for part in segments(candles, history_start_ms=history_start_ms):
         answer = strategy.signals(candles[part.anchor : part.last])
         _fits(name, answer, part.last - part.anchor)
         first = max(part.first, part.anchor + strategy.warmup)
-        kept, rest = slice(first, part.last), slice(first - part.anchor, None)
-        direction[kept], exits[kept] = answer.direction[rest], answer.exits[rest]
-        confidence[kept] = answer.confidence[rest]
-    return Signals(direction, exits, confidence)
+        for kind, values in answer.columns().items():
+            said.setdefault(kind, _silence(kind, len(candles)))[first : part.last] = values[first - part.anchor :]
+        _is_whole(name, said, first, part.last, strategy.warmup)
+    return Signals(**said)
+
+
+def _silence(kind: str, n: int) -> NDArray[Any]:
+    "A column of signals that says nothing."
+    if kind in ("direction", "exits"):
+        return np.zeros(n, np.int8)
+    return np.zeros(n) if kind == "confidence" else np.full(n, np.nan)
+
+
+def _is_whole(name: str, said: Mapping[str, NDArray[Any]], first: int, last: int, warmup: int) -> None:
+    "Raise `ConfigError` where a weight is not known after the warm-up."
+    unknown = np.isnan(said.get("weight", np.zeros(0))[first:last])
+    if unknown.any():
+        bar = first + int(np.argmax(unknown))
+        raise ConfigError(
+            f"{name} has no weight at bar {bar}, after its warm-up of {warmup} bars: declare a longer one"
+        )
 
 
 def _fits(name: str, answer: object, bars: int) -> None:

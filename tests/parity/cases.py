@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from autotrader.engine.events import PARAMS, Sizing, Split, StopKind, StopUnit, Threshold
+from autotrader.engine.events import PARAMS, OrderKind, Sizing, Split, StopKind, StopUnit, Threshold
 from autotrader.engine.fills import COSTS
 from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Tape
@@ -201,6 +201,51 @@ def random_case(seed: int, n: int) -> Case:
     return Case(tape, signals, atr, params, random_costs(rng), wallet_e8)
 
 
+def random_entry(rng: Generator, bar_ms: int) -> dict[str, Any]:
+    "How entries are ordered, and which weights are near enough: the fields of PARAMS that say so."
+
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    limit = {
+        "entry": OrderKind.LIMIT,
+        "entry_gap": pick(0.0, 0.002, 0.01),
+        "entry_expiry_ms": int(bar_ms * pick(0.5, 1.0, 4.0)),
+        "split": Split.NONE,
+    }
+    return {"band": pick(0.0, 0.01, 0.1), **(limit if rng.random() < 0.3 else {})}
+
+
+def with_levels(rng: Generator, signals: Signals, close: NDArray[np.float64]) -> Signals:
+    "The same signals; some of their entries bring a stop or a target, as prices or distances, now and then a passed one."
+    m, said = len(signals), signals.columns()
+    side = np.where(signals.direction != 0, signals.direction, 1)
+    for level, sign in (("stop", -1), ("target", 1)):
+        how, gap = rng.integers(0, 3, m), np.abs(rng.normal(0, 0.02, m)) + 0.0005
+        wrong = np.where(rng.random(m) < 0.03, -1, 1)
+        price = np.maximum(close * (1 + wrong * sign * side * gap), TICK)
+        said[level] = np.where(how == 1, price, np.nan)
+        said[f"{level}_distance"] = np.where(how == 2, close * gap, np.nan)
+    return Signals(**said)
+
+
+def random_weights(rng: Generator, m: int) -> Signals:
+    "Weights that stay for a while, change a little, vanish, turn over; on some bars nothing is said."
+    change, names = rng.random(m) < rng.choice([0.05, 0.3, 0.8]), rng.choice([0.0, 0.3, -0.4, 1.0, -1.0, 0.02, 1.4], m)
+    last = np.maximum.accumulate(np.where(change, np.arange(m), 0))
+    weight = names[last] * np.exp(rng.normal(0, rng.choice([0.0, 0.05]), m))
+    weight[rng.random(m) < rng.choice([0.0, 0.3])] = np.nan
+    return Signals(np.zeros(m), np.zeros(m), np.ones(m), weight=weight)
+
+
 def stopped_case(seed: int, n: int) -> Case:
-    "The same with a stop of any kind."
-    return random_case(seed, n).changed(**random_stop(np.random.default_rng([seed, 1])))
+    "The same with a stop of any kind, entries of any kind, and now and then with levels of their own or with weights."
+    case = random_case(seed, n).changed(**random_stop(np.random.default_rng([seed, 1])))
+    rng = np.random.default_rng([seed, 2])
+    case = case.changed(**random_entry(rng, case.tape.bar_ms))
+    kind = rng.integers(4)
+    if kind == 0:
+        return case._replace(signals=with_levels(rng, case.signals, case.tape.bot_close * TICK))
+    if kind == 1:
+        return case._replace(signals=random_weights(rng, len(case.signals)))
+    return case

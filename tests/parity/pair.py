@@ -26,7 +26,7 @@ from autotrader.engine.events import (
     new_event,
     new_state,
 )
-from autotrader.engine.policy import is_idle, is_moot, step
+from autotrader.engine.policy import is_idle, is_moot, is_weight_moot, step
 from autotrader.engine.simulate import Run, run
 
 # reading records ---
@@ -160,7 +160,8 @@ class World:
     kinds: ClassVar = {
         "clock": 12,
         "bar": 5,
-        "signal": 9,
+        "signal": 7,
+        "weight": 4,
         "ack": 4,
         "fill": 10,
         "done": 8,
@@ -187,6 +188,27 @@ class World:
             code=self.pick(-1, 0, 1, 1, -1),
             exits=self.pick(0, 0, 0, 1, 2, 3),
             value=self.pick(0.3, 0.6, 1.0, 1.0),
+            known_ms=self.ts_ms - self.pick(0, 0, 0, 90_000, 10**8),
+            ref=int(self.rng.integers(1000)),
+            **self.levels(),
+        )
+
+    def levels(self) -> dict[str, int]:
+        "Now and then of its own: prices on either side of the market, or distances."
+        found = {}
+        for name in ("stop", "target"):
+            how = self.pick("", "", "", "at", "gap")
+            if how == "at":
+                found[name] = max(1, self.price + self.pick(-30, -6, -1, 1, 6, 30))
+            elif how == "gap":
+                found[f"{name}_gap"] = self.pick(1, 8, 40)
+        return found
+
+    def weight(self) -> Happening:
+        return Happening(
+            EventKind.WEIGHT,
+            self.ts_ms,
+            value=self.pick(0.0, 0.1, 0.5, 0.52, 1.0, 2.5, -0.3, -1.0),
             known_ms=self.ts_ms - self.pick(0, 0, 0, 90_000, 10**8),
             ref=int(self.rng.integers(1000)),
         )
@@ -307,6 +329,17 @@ class Pair:
                 assert not self.raw(after, happening, self.seq)
                 assert after.tobytes() == settled.tobytes()
                 self.seen["moot"] += 1
+        if happening.kind == EventKind.WEIGHT:
+            self._check_weight(happening)
+
+    def _check_weight(self, happening: Happening) -> None:
+        settled = self.state.copy()
+        self.raw(settled, Happening(EventKind.ACK, happening.ts_ms, key=-1_000_000), self.seq)
+        if is_weight_moot(settled[0], self.params[0], happening.value, int(settled["close"][0])):
+            after = settled.copy()
+            assert not self.raw(after, happening, self.seq)
+            assert after.tobytes() == settled.tobytes()
+            self.seen["weight moot"] += 1
 
     def _after(self, happening: Happening) -> None:
         "A report heard twice is heard once; only that a stop has gone unfilled may be true twice in one trip."

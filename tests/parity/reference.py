@@ -85,6 +85,8 @@ class Happening:
     amount_e8: int = 0
     known_ms: int = 0
     ref: int = 0
+    stop_gap: int = 0
+    target_gap: int = 0
     atr: float = 0.0
     value: float = 0.0
 
@@ -120,6 +122,15 @@ class Remark(NamedTuple):
 
 
 Wish = Place | Cancel | Protect | Remark
+
+
+class Given(NamedTuple):
+    "What a signal brings of its own: prices, or distances from the average price; 0 where it brings none."
+
+    stop: int = 0
+    target: int = 0
+    stop_gap: int = 0
+    target_gap: int = 0
 
 
 @dataclass
@@ -166,6 +177,8 @@ class Bot:
         self.side = self.total = self.parts = self.part = self.part_qty = self.next_ms = self.deadline_ms = 0
         self.exiting = False
         self.then_side = self.then_ms = 0
+        self.weight, self.resizing, self.spent = 0.0, False, 0
+        self.given = Given()  # by the signal of the trip
         self.exit_try = self.exit_after_ms = 0
         self.want, self.asked, self.have = (0, 0), (0, 0), (0, 0)
         self.protect_try = self.protect_after_ms = self.best = 0
@@ -328,6 +341,89 @@ class Bot:
             self._note(Note.UNKNOWN_OUTSTANDING)
         else:
             self.then_side, self.then_ms, self.decision = direction, event.known_ms, event.ref
+            self.weight, self.given = 0.0, Given(event.stop, event.target, event.stop_gap, event.target_gap)
+
+    # weights
+
+    def weight_matters(self, weight: float, close: int) -> bool:
+        "Something is under way; another side, or none, is wanted; or the size is not near enough."
+        side = (weight > 0) - (weight < 0)
+        if self.exiting or self.orders or not self._may(side):
+            return True
+        if self.side == 0:
+            return bool(self.then_side) or side != self.spent
+        if side != self.side:
+            return True
+        total = min(self._to_steps(self._weighed(weight, close)), self._most(self._worth(close), close))
+        return total < self.p.min_qty or not self._is_near(total, close)
+
+    def _may(self, side: int) -> bool:
+        return bool({1: self.p.allow_long, -1: self.p.allow_short, 0: True}[side])
+
+    def _worth(self, close: int) -> int:
+        return self.equity_e8(close)
+
+    def _weighed(self, weight: float, close: int) -> float:
+        return abs(weight) * self._reduction() * max(self._worth(close), 0) / (close * self.p.unit_e8)
+
+    def _is_near(self, total: int, close: int) -> bool:
+        "Whether the difference is less than the venue takes, or than the band."
+        change = abs(total - abs(self.held))
+        value = change * close * self.p.unit_e8
+        return change < self.p.min_qty or value < self.p.min_notional_e8 or value < self.p.band * self._worth(close)
+
+    def _on_weight(self, event: Happening) -> None:
+        if not self.weight_matters(event.value, self.close):
+            return
+        side = (event.value > 0) - (event.value < 0)
+        if side != self.spent:
+            self.spent = 0
+        if not self._may(side):
+            self._note(Note.SIDE_NOT_ALLOWED, side)
+            side = 0
+        stays = self.side != 0 and side == self.side and not self.exiting
+        self.exiting = self.exiting or (self.side != 0 and not stays)
+        self.then_side = 0
+        if side in (0, self.spent):
+            return
+        if stays:
+            self.resizing = True
+        elif any(order.status == Status.UNKNOWN for order in self.orders.values()):
+            self._note(Note.UNKNOWN_OUTSTANDING)
+            return
+        else:
+            self.then_side, self.given = side, Given()
+        self.weight, self.then_ms, self.decision = event.value, event.known_ms, event.ref
+
+    def _resize(self, ts_ms: int) -> None:
+        "Call back what rests; once nothing does, order the difference."
+        if self.orders:
+            self.part = self.parts
+            self._cancel_entries()
+            return
+        self.resizing = False
+        total = self._capped(self._weighed(self.weight, self.close), self._most(self._worth(self.close), self.close))
+        held = abs(self.held)
+        if not total:
+            self.exiting = True
+        elif self._is_near(total, self.close):
+            pass
+        elif total < held:
+            self._note(Note.RESIZED, held, total)
+            self.total = total
+            self._send(Purpose.REDUCE, OrderKind.MARKET, -self.side, 0, held - total)
+        elif self.mode != Mode.RUN:
+            self._note(Note.PAUSED, self.pause)
+        elif ts_ms - self.then_ms > self.p.max_signal_age_ms:
+            self._note(Note.STALE_SIGNAL, ts_ms - self.then_ms, self.p.max_signal_age_ms)
+        else:
+            self._note(Note.RESIZED, held, total)
+            self.total, self.parts, self.part, self.part_qty, self.deadline_ms = total, 1, 1, total - held, 0
+            self._order_entry(Purpose.ADD, total - held, ts_ms)
+
+    def _spend(self) -> None:
+        if self.weight and self.side:
+            self.spent = self.side
 
     def _on_ack(self, event: Happening) -> None:
         order = self.orders.get(event.key)
@@ -344,6 +440,8 @@ class Bot:
         order = self.orders.get(event.key) or self.guards.get(event.key)
         if order is None or not self._book(order, event):
             return
+        if order.purpose in (Purpose.STOP, Purpose.TARGET):
+            self._spend()
         if self.held == 0 or order.purpose in (Purpose.STOP, Purpose.TARGET):
             self.exiting = True
         elif order.purpose != Purpose.EXIT and not self.exiting:
@@ -362,8 +460,10 @@ class Bot:
                 self._note(Note.ENTRY_SHORT, order.wanted, order.qty)
             first_or_last = order.purpose == Purpose.ENTRY or len(self.orders) == 1
             if self.held == 0 and self.side and first_or_last:
+                if self.resizing and not self.exiting:
+                    self.then_side = self.side  # it was called back to come again in another size
                 self.exiting = True  # nothing came of the trip
-        elif self.held:
+        elif self.held and order.purpose == Purpose.EXIT:
             self.exit_try += 1
             self.exit_after_ms = event.ts_ms + backoff_ms(self.exit_try)
             self._note(Note.EXIT_RETRY, self.exit_try)
@@ -404,6 +504,7 @@ class Bot:
         side = sign(event.qty)
         if side and side != self.side:
             self._cancel_entries()
+            self.weight, self.given = 0.0, Given()
             self._begin_trip(side)
             self.total, self.opened_ms = abs(event.qty), event.ts_ms
             self.parts = self.part = self.deadline_ms = self.next_ms = 0
@@ -411,6 +512,7 @@ class Bot:
         for name in ("wallet_e8", "trip_e8", "realised_e8"):
             setattr(self, name, getattr(self, name) + event.amount_e8)
         if not side:
+            self._spend()
             self.exiting = self.side != 0
         elif not self.exiting:
             self._want_protection(self._average())
@@ -457,6 +559,10 @@ class Bot:
             self._leave(ts_ms)
         if not self.exiting and self.side == 0 and self.then_side and not self.orders:
             self._maybe_enter(ts_ms)
+        if not self.exiting and self.resizing:
+            self._resize(ts_ms)
+            if self.exiting:
+                self._leave(ts_ms)
         if not self.exiting and self.parts:
             self._go_on(ts_ms, is_clock=event.kind == EventKind.CLOCK)
         if not self.exiting and self.held:
@@ -474,7 +580,9 @@ class Bot:
         self.orders[key] = Own(side, purpose, wanted=qty, price=price, since_ms=self.last_ms)
         extra = {"stop": 0, "target": 0, "expires_ms": 0, **rest}
         self.wishes.append(
-            Place(key, purpose, kind, side, price, qty, purpose == Purpose.EXIT, trip=self.trip, **extra)
+            Place(
+                key, purpose, kind, side, price, qty, purpose in (Purpose.EXIT, Purpose.REDUCE), trip=self.trip, **extra
+            )
         )
 
     def _cancel_entries(self) -> None:
@@ -500,7 +608,7 @@ class Bot:
         if self.trip_e8 > 0:
             self.losses = self.trips_paused = 0
         self.side = self.total = self.parts = self.part = self.part_qty = self.next_ms = self.deadline_ms = 0
-        self.exiting = False
+        self.exiting = self.resizing = False
         self.opened_ms = self.trip_e8 = self.best = 0
         self.want = self.asked = self.have = (0, 0)
         if self.mode == Mode.FLATTENING:
@@ -527,11 +635,33 @@ class Bot:
             self._note(Note.STALE_SIGNAL, age, self.p.max_signal_age_ms)
         elif self._needs_atr() and not self.atr > 0:  # how wild the market is, is not known
             self._note(Note.NO_ATR)
+        elif passed := self._passed(side):
+            self._note(Note.LEVEL_PASSED, passed[0], self.close)
         else:
             self._enter(side, ts_ms)
 
+    def _passed(self, side: int) -> list[int]:
+        "Levels of the signal that the price is beyond already."
+        stop = [self.given.stop] if self.given.stop and (self.close - self.given.stop) * side <= 0 else []
+        return stop + (
+            [self.given.target] if self.given.target and (self.given.target - self.close) * side <= 0 else []
+        )
+
+    def _limit_price(self, side: int) -> int:
+        return max(1, self.close - side * nearest(self.close * self.p.entry_gap))
+
+    def _order_entry(self, purpose: Purpose, qty: int, ts_ms: int, **levels: int) -> None:
+        "To the market, or as a limit order that waits for a while."
+        if self.p.entry == OrderKind.MARKET:
+            self._send(purpose, OrderKind.MARKET, self.side, 0, qty, **levels)
+            return
+        until_ms = ts_ms + self.p.entry_expiry_ms
+        self.deadline_ms = max(self.deadline_ms, until_ms)
+        price = self._limit_price(self.side)
+        self._send(purpose, OrderKind.LIMIT, self.side, price, qty, expires_ms=until_ms, **levels)
+
     def _enter(self, side: int, ts_ms: int) -> None:
-        total = self._size()
+        total = self._size(side)
         if not total:
             return
         parts = self._count_parts(total)
@@ -540,11 +670,11 @@ class Bot:
         self.total, self.parts, self.part, self.part_qty = total, parts, 1, each
         self.next_ms = ts_ms + self.p.split_interval_ms
         self.deadline_ms = ts_ms + self.p.split_expiry_ms if parts > 1 else 0
-        self._want_protection(self.close)
+        self._want_protection(self.close if self.p.entry == OrderKind.MARKET else self._limit_price(side))
         self.asked, self.protect_after_ms = self.want, ts_ms + PATIENCE_MS
         first = total - each * (parts - 1)
         stop, target = self.want
-        self._send(Purpose.ENTRY, OrderKind.MARKET, side, 0, first, stop=stop, target=target)
+        self._order_entry(Purpose.ENTRY, first, ts_ms, stop=stop, target=target)
         if self.p.split == Split.PRICE:
             for k in range(1, parts):
                 price = self.close - side * nearest(self.close * self.p.split_gap * k)
@@ -562,20 +692,35 @@ class Bot:
         self._note(Note.SIZE_TIER, multiplier, measure)
         return multiplier
 
-    def _size(self) -> int:
+    def _size(self, side: int) -> int:
         step_e8 = self.close * self.p.unit_e8
+        if self.weight:
+            return self._capped(self._weighed(self.weight, self.close), self._most(self._worth(self.close), self.close))
+        distance = self._first_distance(side, self.close, self._counted())
+        if self.p.sizing == Sizing.RISK_FRAC and distance == 0:
+            self._note(Note.NO_STOP)
+            return 0
         multiplier = self._multiplier()
         if self.p.sizing == Sizing.LOT:
             wanted = self.p.size / self.p.step
         elif self.p.sizing == Sizing.EQUITY_FRAC:
             wanted = self.p.size * self.wallet_e8 / step_e8
         else:
-            wanted = self.p.size * self.wallet_e8 / (self._stop_distance(self._counted()) * self.p.unit_e8)
-        wanted = wanted * multiplier * self._reduction()
+            wanted = self.p.size * self.wallet_e8 / (distance * self.p.unit_e8)
+        return self._capped(wanted * multiplier * self._reduction(), self._most(self.wallet_e8, self.close))
+
+    def _most(self, equity_e8: int, close: int) -> int:
+        return min(int(self.p.max_leverage * equity_e8 / (close * self.p.unit_e8)), self.p.max_qty)
+
+    def _to_steps(self, wanted: float) -> int:
         total = nearest(wanted)
         if total < self.p.min_qty:
             total = self.p.min_qty if 2 * wanted >= self.p.min_qty else 0
-        cap = min(int(self.p.max_leverage * self.wallet_e8 / step_e8), self.p.max_qty)
+        return total
+
+    def _capped(self, wanted: float, cap: int) -> int:
+        "Whole steps, no more than may be held; 0, and a note, for less than the venue takes."
+        total, step_e8 = self._to_steps(wanted), self.close * self.p.unit_e8
         if total > cap:
             self._note(Note.SIZE_CAPPED, total, cap)
             total = cap
@@ -629,7 +774,9 @@ class Bot:
         self._send(Purpose.ADD, OrderKind.LIMIT, self.side, self.mark, qty, expires_ms=self.deadline_ms)
 
     def _needs_atr(self) -> bool:
-        return bool(self.p.tiers or (self.p.sl_ratio > 0 and self.p.sl_unit == StopUnit.ATR))
+        brings = self.given.stop or self.given.stop_gap
+        counts = self.p.sl_ratio > 0 and self.p.sl_unit == StopUnit.ATR and not brings
+        return bool(counts or (self.p.tiers and not self.weight))
 
     def _counted(self) -> float:
         return self.atr if self.p.sl_unit == StopUnit.ATR else self.close * self.p.tick / 100.0
@@ -638,19 +785,30 @@ class Bot:
         ticks = self.p.sl_ratio * counted / self.p.tick
         return 1 if math.isnan(ticks) else max(1, nearest(ticks))
 
+    def _first_distance(self, side: int, average: int, counted: float) -> int:
+        "From the average price to the stop as the trip begins; 0: it has none."
+        if self.given.stop:
+            return max(1, (average - self.given.stop) * side)
+        if self.given.stop_gap:
+            return self.given.stop_gap
+        return self._stop_distance(counted) if self.p.sl_ratio > 0 else 0
+
     def _want_protection(self, average: int) -> None:
-        if not self.p.sl_ratio > 0:
-            self.want = (0, 0)
-            return
-        distance = self._stop_distance(self.atr0)
-        reach = max(1, nearest(self.p.tp_ratio * distance))
-        target = max(1, average + self.side * reach) if self.p.tp_ratio > 0 else 0
-        self.want = (max(1, self._stop(average, distance)), target)
+        distance = self._first_distance(self.side, average, self.atr0)
+        stop = max(1, self._stop(average, distance)) if distance else 0
+        reach = self.given.target_gap
+        if not reach and distance and self.p.tp_ratio > 0:
+            reach = max(1, nearest(self.p.tp_ratio * distance))
+        target = self.given.target or (max(1, average + self.side * reach) if reach else 0)
+        self.want = (stop, target)
 
     def _stop(self, average: int, distance: int) -> int:
         "Where a stop of its kind stands, whether the market has moved it before or not."
         if self.p.sl_kind == StopKind.BREAK_EVEN and self.best:
             return average + self.side * self._cost(average)
+        is_moved = self.p.sl_kind == StopKind.TRAILING and self.best
+        if self.given.stop and not is_moved:
+            return self.given.stop
         start = self._farther(average) if self.p.sl_kind == StopKind.TRAILING else average
         return start - self.side * distance
 
@@ -665,11 +823,14 @@ class Bot:
 
     def _is_to_move(self, mark: int) -> bool:
         "Whether a clock that shows this price moves the stop."
-        if self.p.sl_kind == StopKind.FIXED or not self.p.sl_ratio > 0 or self.exiting:
+        if self.p.sl_kind == StopKind.FIXED or self.exiting:
             return False
         if self.held == 0 or sign(self.held) != self.side:
             return False
-        average, distance = self._average(), self._stop_distance(self.atr0)
+        average = self._average()
+        distance = self._first_distance(self.side, average, self.atr0)
+        if distance == 0:
+            return False
         if self.p.sl_kind == StopKind.TRAILING:
             start, least = self._farther(average), max(1, nearest(self.p.trail_step * distance))
         elif self.best:
@@ -706,10 +867,12 @@ class Bot:
             "params_id seq last_ms next_key trip close mark atr decision opened_ms trip_e8 side total parts part "
             "part_qty next_ms deadline_ms atr0 best then_side then_ms exit_try exit_after_ms protect_try protect_after_ms "
             "wallet_e8 peak_e8 day_ms day_e8 losses realised_e8 fees_e8 funding_e8 mode pause until_ms trips_paused "
-            "size_factor"
+            "size_factor weight spent"
         )
         out: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         out |= {"qty": self.held, "cost": sign(self.held) * self.basis, "exiting": int(self.exiting)}
+        out |= {"resizing": int(self.resizing), "stop_at": self.given.stop, "target_at": self.given.target}
+        out |= {"stop_gap": self.given.stop_gap, "target_gap": self.given.target_gap}
         for name in ("want", "asked", "have"):
             out[f"{name}_stop"], out[f"{name}_target"] = getattr(self, name)
         out["orders"] = {
@@ -1143,6 +1306,17 @@ class Desk:
         self.fills.append(Fill(event.ts_ms, 0, bot.trip, 10 + event.code, **row, maker=0))
 
 
+def levels_at(signals: Any, b: int, tick: float) -> dict[str, int]:
+    "What the signal of a bar brings, in ticks."
+    names = {"stop": "stop", "target": "target", "stop_distance": "stop_gap", "target_distance": "target_gap"}
+    found = {}
+    for name, field_name in names.items():
+        column = getattr(signals, name)
+        if column is not None and not math.isnan(column[b]):
+            found[field_name] = max(1, nearest(float(column[b]) / tick))
+    return found
+
+
 def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.ndarray, wallet_e8: int) -> Desk:
     "What `engine.simulate.run` should find."
     desk = Desk(params, costs, wallet_e8)
@@ -1167,6 +1341,9 @@ def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.nd
         if b >= 0:
             bar = Happening(EventKind.BAR, end_ms, price=int(tape.bot_close[b]), atr=float(atr[b]), ref=b)
             desk.tell([bar], end_ms)
+            if signals.weight is not None and not math.isnan(signals.weight[b]):
+                word = Happening(EventKind.WEIGHT, end_ms, value=float(signals.weight[b]), known_ms=end_ms, ref=b)
+                desk.tell([word], end_ms)
             if signals.direction[b] or signals.exits[b]:
                 wish = Happening(
                     EventKind.SIGNAL,
@@ -1176,6 +1353,7 @@ def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.nd
                     value=float(signals.confidence[b]),
                     known_ms=end_ms,
                     ref=b,
+                    **levels_at(signals, b, desk.bot.p.tick),
                 )
                 desk.tell([wish], end_ms)
         desk.equity_e8.append(desk.bot.equity_e8(close))

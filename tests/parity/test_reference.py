@@ -4,11 +4,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from cases import Case, random_params, random_stop, stopped_case
+from cases import Case, random_entry, random_params, random_stop, stopped_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import COUNTED, Pair, World, assert_same_run, by_reference, simulated, state_of
-from reference import Desk, Happening
+from reference import Desk, Happening, levels_at
 from series import length
 
 from autotrader.engine.events import (
@@ -24,6 +24,7 @@ from autotrader.engine.events import (
     Money,
     Note,
     Pause,
+    OrderKind,
     Purpose,
     Reason,
     Refusal,
@@ -65,6 +66,7 @@ def features(case: Case, desk: Desk) -> set[str]:
         out.add("opposite ignored")
     if fills and p["sl_ratio"] == 0:
         out.add("no stop")
+    out |= _wished(case, desk)
     if fills and p["sl_ratio"] > 0 and p["tp_ratio"] == 0:
         out.add("no target")
     kind, moved = StopKind(p["sl_kind"]).name, desk.notes["STOP_MOVED"] > 0
@@ -87,6 +89,21 @@ def features(case: Case, desk: Desk) -> set[str]:
     if case.costs["maker_fee"][0] < 0 and "maker" in out:
         out.add("rebate")
     return out | _jumps(case, desk)
+
+
+def _wished(case: Case, desk: Desk) -> set[str]:
+    "What became of entries that wait, of levels that signals bring, and of weights."
+    fills, signals, out = desk.fills, case.signals, set()
+    if case.params["entry"][0] == OrderKind.LIMIT:
+        out |= {"limit entry" for f in fills if f.purpose == Purpose.ENTRY and f.maker}
+        out |= {"limit addition" for f in fills if f.purpose == Purpose.ADD and f.maker}
+        out |= {"limit missed"} if desk.notes["ENTRY_SHORT"] or desk.notes["PARTS_EXPIRED"] else set()
+    if signals.stop is not None:
+        out |= {f"given {Purpose(f.purpose).name}" for f in fills if f.purpose in (Purpose.STOP, Purpose.TARGET)}
+    if signals.weight is not None:
+        out |= {f"weight {Reason(f.purpose).name}" for f in fills}
+        out |= {"weight spent"} if desk.bot.spent else set()
+    return out
 
 
 def _jumps(case: Case, desk: Desk) -> set[str]:
@@ -112,6 +129,8 @@ MUST_HAPPEN = {
     *("flip", "opposite ignored", "no stop", "no target", "funding", "funding across a hole"),
     *("liquidation on mark", "fine bars", "waits for a person", "resumed smaller", "pause doubled"),
     *("jumped over STOP", "jumped over TARGET"),
+    *("limit entry", "limit addition", "limit missed", "given STOP", "given TARGET", "weight spent"),
+    *(f"weight {purpose.name}" for purpose in Purpose),
     *(f"{kind} {how}" for kind in ("TRAILING", "BREAK_EVEN") for how in ("by ATR", "by PERCENT", "out", "split")),
 }
 
@@ -201,7 +220,11 @@ class Folded:
     def signal(self, b: int, end_ms: int) -> None:
         signals = self.case.signals
         fields = {"code": signals.direction[b], "exits": signals.exits[b], "value": signals.confidence[b]}
+        if signals.weight is not None and not np.isnan(signals.weight[b]):
+            word = new_event(EventKind.WEIGHT, end_ms, known_ms=end_ms, ref=b, value=signals.weight[b])
+            self.tell([word[0]], end_ms)
         if fields["code"] or fields["exits"]:
+            fields |= levels_at(signals, b, float(self.case.params["tick"][0]))
             self.tell([new_event(EventKind.SIGNAL, end_ms, known_ms=end_ms, ref=b, **fields)[0]], end_ms)
 
     def fund(self, after_ms: int, until_ms: int, mark: int) -> None:
@@ -242,7 +265,7 @@ EVERY_CODE = {
     *(("mode", int(mode)) for mode in Mode),
     *(("pause", int(pause)) for pause in Pause),
     *(("status", int(status)) for status in Status if status != Status.FREE),
-    *("idle", "moot", "Place", "Cancel", "Protect"),
+    *("idle", "moot", "weight moot", "Place", "Cancel", "Protect"),
 }  # fmt: skip
 
 
@@ -254,7 +277,7 @@ def test_every_event_whenever_it_comes_leaves_the_state_and_the_wishes_of_the_re
     def check(seed: int, n: int) -> None:
         rng = np.random.default_rng(seed)
         params = random_params(rng, 60_000)
-        for name, value in random_stop(rng).items():
+        for name, value in (random_stop(rng) | random_entry(rng, 60_000)).items():
             params[name] = value
         pair = Pair(params, 5_000 * 10**8)
         world = World(rng, pair.bot)
