@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW_TRIPS', 'ONE_DRAW', 'MOST_YEARLY', 'MOST_TIMES', 'MOST_SHARPE', 'number', 'costs_in', 'implausible_said',
-           'shorts_said', 'doubts_said', 'verdict', 'open_said', 'bars_said', 'notes_of', 'luck_said', 'as_row']
+           'shorts_said', 'doubts_said', 'protection_said', 'bare_said', 'verdict', 'open_said', 'bars_said',
+           'notes_of', 'luck_said', 'as_row']
 
 # %% ../../nbs/61_results/20_summary.ipynb #898a630d
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,9 +96,45 @@ def doubts_said(part: Part, run: Run, stats: Stats) -> list[str]:
     sides, still = round_trips(run)["side"], int(run.state["qty"][0])
     shorts, trips = int((sides < 0).sum()) + (still < 0), len(sides) + (still != 0)
     return [
+        *bare_said(part, trips),
         *shorts_said(part.instrument.kind, shorts, trips),
         *implausible_said(stats.return_frac, len(run.day_ms), stats.sharpe),
     ]
+
+# %% ../../nbs/61_results/20_summary.ipynb #17105691
+_MOVES = {
+    "fixed": "",
+    "trailing": ", following the price",
+    "break_even": ", moved to the entry and its costs after a gain",
+}
+
+
+def protection_said(part: Part) -> str:
+    "Which stops and targets were on, in a sentence."
+    stop, said = part.settings.strategy_params, part.signals
+    unit = "ATR" if stop.sl_unit == "atr" else "% of the price"
+    own = f"stops {stop.sl_ratio:g} {'× ' if unit == 'ATR' else ''}{unit} away{_MOVES[stop.sl_kind]}"
+    brings_stop = said.stop is not None or said.stop_distance is not None
+    brings_target = said.target is not None or said.target_distance is not None
+    told = [own] if stop.sl_ratio else []
+    if stop.sl_ratio and stop.tp_ratio:
+        told.append(f"targets {stop.tp_ratio:g} times as far")
+    brought = " and ".join(what for what, is_there in (("stops", brings_stop), ("targets", brings_target)) if is_there)
+    if brought:
+        told.insert(0, f"{brought} that the strategy brought" + (", else" if told else ""))
+    missing = [] if stop.sl_ratio or brings_stop else ["no stops"]
+    missing += [] if (stop.sl_ratio and stop.tp_ratio) or brings_target else ["no targets"]
+    text = ", ".join([*told, *missing]).replace(", else,", ", else")
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def bare_said(part: Part, trips: int) -> list[str]:
+    "A doubt about positions that nothing closes between two signals."
+    brings_stop = part.signals.stop is not None or part.signals.stop_distance is not None
+    if part.settings.strategy_params.sl_ratio or brings_stop or not trips:
+        return []
+    ends = "the liquidation of its margin" if part.instrument.kind == "perpetual" else "nothing"
+    return [f"No stop was on: between two signals {ends} ends a losing position."]
 
 # %% ../../nbs/61_results/20_summary.ipynb #f4dfbb4c
 def _weight_said(part: Part, run: Run, stats: Stats) -> list[str]:
@@ -135,6 +172,7 @@ def verdict(
         f"{part.strategy} on {part.instrument.symbol} {did} {abs(stats.pnl):,.2f} {coin} ({abs(stats.return_frac) * 100:.2f} %) {_costs_in(part)} "
         f"in {trips}; its equity fell at most {stats.max_drawdown * 100:.2f} % below a peak.",
         f"{part.instrument.symbol} itself went {market_frac(part) * 100:+.1f} %.".replace("-", "−"),
+        protection_said(part),
         *_costs_said(part, stats),
         *_weight_said(part, run, stats),
         *_order_said(part, stats),
@@ -215,5 +253,6 @@ def as_row(result: Result) -> dict[str, Any]:
         "from": iso(int(tape.open_ms[0])),
         "to": iso(int(tape.open_ms[-1]) + tape.bar_ms),
         "notes": list(notes_of(part)),
+        "protection": protection_said(part),
         "doubts": doubts_said(part, result.run, result.stats),
     }

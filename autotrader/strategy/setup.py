@@ -262,8 +262,13 @@ def history_from(bot: BotSettings, since_ms: int) -> int:
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #3b50bd88
 def _within(bot: BotSettings, signals: Signals, open_ms: Ints) -> Signals:
-    "The same signals; raises `ConfigError` on a weight that the bot may not hold."
+    "The same signals; raises `ConfigError` on a weight that the bot may not hold, or a size by a stop that is not there."
     if signals.weight is None:
+        is_bare = signals.stop is None and signals.stop_distance is None and not bot.strategy_params.sl_ratio
+        if bot.sizing == "risk_frac" and is_bare:
+            raise ConfigError(
+                f'{bot.id}: sizing = "risk_frac" sizes by the stop, and there is none with sl_ratio = 0: give one, or size by "equity_frac"'
+            )
         return signals
     over = np.nan_to_num(np.abs(signals.weight)) > bot.max_leverage * (1 + 1e-9)
     if over.any():

@@ -7,7 +7,7 @@ from pair import assert_same_run, by_reference, simulated
 
 from autotrader.engine.events import StopKind
 
-CASES = [stopped_case(seed, 120) for seed in range(60)]
+CASES = [stopped_case(seed, 120) for seed in range(90)]
 NUDGES = {
     "taker_fee": 0.0001,  # one basis point
     "maker_fee": 0.0001,
@@ -20,7 +20,7 @@ NUDGES = {
     "sl_ratio": 0.1,
     "tp_ratio": 0.1,
     "trail_step": 0.1,
-    "break_even_at": 0.2,
+    "break_even_at": 0.4,
     "round_trip_cost": 0.001,
     "size": 0.01,
     "split_interval_ms": 60_000,
