@@ -21,6 +21,7 @@ _ROOMS = {
     "columns": "features.columns",
     "compute": "features.columns",
     "from_rules": "engine.signals",
+    "from_targets": "engine.signals",
     "instrument": "desk.rules",
     "load": "desk.backtest",
     "own": "strategy.templates",

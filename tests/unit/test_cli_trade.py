@@ -296,7 +296,7 @@ def test_a_journal_that_was_changed_is_found_out(desk: Path) -> None:
         (["backtest", "--from", "2017-06-01", "--to", "2017-06-01"], "--from must be before --to"),
         (["backtest", "--from", "2030-01-01", "--to", "2031-01-01"], "no bars in this period"),
         (["backtest", "--from", "yesterday"], "--from 'yesterday' is not a date"),
-        (["backtest", "--set", "strategy_params.sl_ratio=-1"], "must be greater than or equal to 0"),
+        (["backtest", "--set", "strategy_params.sl_ratio=-1"], "must be 0 or more"),
         (["backtest", "--set", "strategy_params.sl_ratoi=1"], "did you mean 'sl_ratio'"),
         (["backtest", "--set", "dynamic_sizing.enabled=perhaps"], "must be true or false"),
         (["backtest", "--set", "strategy_params.channel=55"], "channel"),

@@ -122,7 +122,7 @@ def test_line_ends_are_kept(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"SubBot-A.strategy_params.sl_ratio": -1.0}, "sl_ratio = -1.0 must be greater than or equal to 0"),
+        ({"SubBot-A.strategy_params.sl_ratio": -1.0}, "sl_ratio = -1.0 must be 0 or more"),
         ({"SubBot-A.strategy_params.sl_ratio": "1"}, "sl_ratio = '1' must be a number"),
         ({"SubBot-A.strategy_params.sl_ratio": None}, "a setting cannot be a NoneType"),
         ({"SubBot-A.dynamic_sizing.volatility_thresholds.low": 9.0}, "low (9) must be below medium"),
@@ -131,7 +131,7 @@ def test_line_ends_are_kept(path: Path) -> None:
         ({"SubBot-X.split_entry.count": 9}, "the bots are sub_bot_A"),
         (
             {"SubBot-A.strategy_params.sl_ratio": 1.0, "SubBot-B.strategy_params.sl_ratio": -0.5},
-            "must be greater than or equal to 0",
+            "must be 0 or more",
         ),
         ({"general.environment": "production"}, "needs confirm_production"),
     ],

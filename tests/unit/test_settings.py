@@ -359,7 +359,7 @@ def test_allocations_may_use_a_bots_name() -> None:
         ("sub_bots.0.symbol", "Bitcoin!", "symbol = 'Bitcoin!' must be a pair like BTC/USDT"),
         ("sub_bots.0.timeframe", "7m", "timeframe = '7m' must be a bar length"),
         ("sub_bots.0.history_start", "2025-02-31", "history_start = '2025-02-31' must be a date"),
-        ("sub_bots.0.strategy_params.sl_ratio", -0.5, "sl_ratio = -0.5 must be greater than or equal to 0"),
+        ("sub_bots.0.strategy_params.sl_ratio", -0.5, "sl_ratio = -0.5 must be 0 or more"),
         ("sub_bots.0.strategy_params.sl_kind", "moving", "must be one of 'fixed', 'trailing' or 'break_even'"),
         ("sub_bots.0.strategy_params.sl_unit", "ticks", "must be one of 'atr' or 'percent'"),
         ("sub_bots.0.strategy_params.trail_step", 1.5, "trail_step = 1.5 must be 1 or less"),
@@ -417,7 +417,7 @@ def test_a_mistake_is_one_line_with_key_value_and_remedy(dotted: str, value: Any
         (
             "SubBot-A.strategy_params.sl_ratio",
             (-0.5, 2.0, 0.5),
-            "reaches -0.5, which must be greater than or equal to 0",
+            "reaches -0.5, which must be 0 or more",
         ),
         ("SubBot-A.dynamic_sizing.atr_period", (10, 30, 0.5), "reaches 10.5, which must be a whole number"),
         (
