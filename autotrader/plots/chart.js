@@ -92,7 +92,7 @@
       panels = [panel("price", isPhone ? 250 : 320, { title: `price, ${spec.unit}`, places: spec.places, log: true, wanted: 6 })]
       for (const line of spec.lines) {
         let home = panels.find(each => each.name === line.panel)
-        if (!home) panels.push(home = panel(line.panel, 74, { title: line.title, wanted: 3 }))
+        if (!home) panels.push(home = panel(line.panel, 74, { title: line.panel, wanted: 3 }))
         home.lines.push(line)
       }
       if (spec.is_scaled) panels.push(panel("held", 44, { title: "position", wanted: 1 }))

@@ -20,6 +20,7 @@ from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
 from autotrader.desk.display import BacktestResult
 from autotrader.engine.metrics import round_trips
+from autotrader.features.columns import Scale
 from autotrader.plots.canvas import drawdowns
 from autotrader.plots.chart import Numbers, chart_of, encoded
 from autotrader.strategy.setup import simulate
@@ -181,6 +182,25 @@ def test_an_idea_of_ones_own_need_not_say_what_it_looks_at() -> None:
 
     spec, _ = inside(played(at.own(mine, warmup=60), market(3_000)).plot().html)
     assert [(line["label"], line["panel"]) for line in spec["lines"]] == [("rsi_9", "percent"), ("ema_50", "price")]
+
+
+@pytest.mark.parametrize("scale", Scale)
+def test_a_column_of_any_scale_has_a_place(scale: Scale) -> None:
+    known = {"open", "high", "low", "close", "volume", "open_ms"}
+    specs = [spec for spec in at.columns().values() if spec.scale == scale and set(spec.inputs) <= known]
+
+    def all_of_it(candles: Candles) -> Any:
+        for spec in specs:
+            at.compute(spec.name, candles)
+        never = candles.close < 0
+        return at.from_rules(long=never, short=never, exit_long=never, exit_short=never)
+
+    spec, columns = inside(played(at.own(all_of_it, warmup=0), market(1_500)).plot().html)
+    assert {line["panel"] for line in spec["lines"]} <= {scale.value}
+    assert len(spec["lines"]) == sum(each.source != "candles" for each in specs)
+    for line in spec["lines"]:
+        low, high = columns[line["low"]], columns[line["high"]]
+        assert (low <= high + 1e-9 * np.abs(high)).all() or np.isnan(low).any()
 
 
 def test_slower_decisions_on_finer_bars_hold_their_line_until_the_next_close() -> None:
