@@ -19,11 +19,11 @@ run: $(READY)
 
 # three processes for two cores: some tests wait, for a clock or a child
 test: $(READY)
-	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup --ignore=tests/bench $(TESTS)
+	@AUTOTRADER_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist loadscope --ignore=tests/bench $(TESTS)
 
 # the same tests, the random ones in full length
 soak: $(READY)
-	@AUTOTRADER_OFFLINE=1 AUTOTRADER_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup -o timeout=3600 --ignore=tests/bench $(TESTS)
+	@AUTOTRADER_OFFLINE=1 AUTOTRADER_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadscope -o timeout=3600 --ignore=tests/bench $(TESTS)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab nbs

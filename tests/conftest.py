@@ -1,11 +1,14 @@
 """What every test stands on: no outside connection, seeded properties, recorded data only where there is any."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -39,15 +42,31 @@ def pytest_configure(config: pytest.Config) -> None:
         from autotrader.engine import excursions, metrics, simulate  # noqa: F401
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Tests that share what a module or a folder makes run in one process, so that it is made once; all others run where there is room."
-    for item in items:
-        known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-        used = [made for name in item.fixturenames for made in known.get(name, ())]  # type: ignore[attr-defined]
-        makers = {made.baseid for made in used if made.scope != "function"} - {"", "tests"}
-        if makers:
-            item.add_marker(pytest.mark.xdist_group(Path(min(makers, key=len)).stem))
+FIXTURE = re.compile(r"^@pytest\.fixture(.*)\n(?:@.*\n)*def (\w+)", re.M)
+
+
+@cache
+def together(file: Path) -> str:
+    "Where the tests of a file find what is made once for several: in their folder, in the file, or nowhere (empty)."
+    text, beside = file.read_text(), file.with_name("conftest.py")
+    in_folder = {name for _, name in FIXTURE.findall(beside.read_text())} if beside.exists() else set()
+    if in_folder & set(re.findall(r"\w+", text)):
+        return str(file.parent)
+    return str(file) if any('"module"' in how for how, _ in FIXTURE.findall(text)) else ""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    "Tests that share what is made once run in one process, longest rows first; all others run where there is room."
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(ROOT / nodeid.partition("::")[0]) or nodeid
+
+    return Together(config, log)
 
 
 def recorded_data() -> Path | None:
