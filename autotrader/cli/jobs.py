@@ -120,6 +120,23 @@ def rerun(
     _ended(found, as_json=as_json)
 
 # %% ../../nbs/99_cli/70_jobs.ipynb #46f6c5b3
+_WIDE = 100  # columns of a line
+
+
+def _fitted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    "Rows for people, at most `_WIDE` columns: the whole name, error and folder of one are `job show`'s."
+    from autotrader.cli.output import cut, short
+
+    found = []
+    for row in rows:
+        stamps = {name: "–" if row[name] is None else short(row[name]) for name in ("created", "ended")}
+        done = {"id": row["id"], "name": cut(row["name"], 20), "state": row["state"], "done": f"{row['progress']:.0%}"}
+        found.append(done | stamps)
+    taken = sum(max(len(name), *(len(str(row[name])) for row in found)) + 2 for name in found[0]) if found else 0
+    told = [cut(" ".join((row["error"] or "").split()), _WIDE - taken) for row in rows]
+    return [row | {"error": error or None} for row, error in zip(found, told, strict=True)]
+
+
 @job.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 20,
@@ -134,11 +151,10 @@ def list_jobs(
     with _room(config) as (store, room):
         rows = [_row(found) for found in jobs(store, limit=limit, **room)]
         names = sorted(available(room["settings"].folder))
-    shown = ("id", "name", "state", "progress", "created", "ended", "error", "folder")
-    text = table(rows, shown) or "no job has run yet"
+    text = table(_fitted(rows)) or "no job has run yet"
     answer({"jobs": rows, "notebooks": names}, f"{text}\n\nto run: {', '.join(names) or 'none'}", as_json=as_json)
 
-
+# %% ../../nbs/99_cli/70_jobs.ipynb #27a6bb61
 @job.command("show")
 def show(job_id: IdArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     "Show one job, and what came out of it."

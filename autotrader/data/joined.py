@@ -107,6 +107,9 @@ class FundingEvents:
     rate: Floats  # fraction of position value; longs pay when positive
     missing_ms: Stamps
 
+    def __repr__(self) -> str:
+        return f"FundingEvents({len(self.ts_ms):,} known, {len(self.missing_ms):,} missing)"
+
     def note(self) -> str:
         "One sentence on what of it is known."
         expected = len(self.ts_ms) + len(self.missing_ms)
@@ -177,6 +180,10 @@ class Market:
     changes: tuple[
         VenueRules, ...
     ] = ()  # rules that hold later, each from its `since_ms` on, in the instrument's tick and step
+
+    def __repr__(self) -> str:
+        finer = "" if self.fine is None else f", fills on {self.fine.timeframe}"
+        return f"Market({self.candles!r}{finer}, {len(self.funding.ts_ms):,} funding payments)"
 
     @property
     def notes(self) -> tuple[str, ...]:

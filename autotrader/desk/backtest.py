@@ -30,6 +30,7 @@ from ..search.task import part_of, strategy_of, task_for, task_of
 from ..store.candles import coverage
 from ..store.database import Store, open_store
 from ..strategy.setup import simulate
+from ..strategy.source import Meant, as_strategy
 from ..strategy.templates import Strategy
 from ..validation.trials import counted, record
 
@@ -98,7 +99,7 @@ def load(
 
 # %% ../../nbs/92_desk/20_backtest.ipynb #eed31f1b
 def backtest(
-    strategy: Strategy | str,  # or the name of a template
+    strategy: Meant,  # an object, a function of candles, a name or FILE.py:NAME
     candles: Candles,
     *,
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
@@ -108,7 +109,7 @@ def backtest(
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
 ) -> BacktestResult:
     "Play a strategy on candles, counted where there is a desk; raises `DataError` or `ConfigError` on what cannot be played."
-    task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
+    task = task_of(as_strategy(strategy), candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     part = part_of(task)
     run = simulate(part)
     try:

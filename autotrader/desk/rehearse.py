@@ -31,7 +31,7 @@ from ..search.task import part_of, prepare, task_of
 from ..store.database import Store, open_store, resolve_url
 from ..store.tables import Order
 from ..strategy.setup import simulate
-from ..strategy.templates import Strategy
+from ..strategy.source import Meant, as_strategy
 
 # %% ../../nbs/92_desk/30_rehearse.ipynb #f96e4ba7
 def rehearsal_file(settings: Settings) -> Path:
@@ -156,7 +156,7 @@ class RehearsalResult(BacktestResult):
 
 # %% ../../nbs/92_desk/30_rehearse.ipynb #5fe7d294
 def rehearse(
-    strategy: Strategy | str,  # or the name of a template
+    strategy: Meant,  # an object, a function of candles, a name or FILE.py:NAME
     candles: Candles,
     *,
     bot: Mapping[str, Any] | None = None,  # keys of a [[sub_bots]] table
@@ -172,7 +172,7 @@ def rehearse(
 
     Raises `DataError` or `ConfigError` on what cannot be played, also where `folder` holds a rehearsal already.
     """
-    task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
+    task = task_of(as_strategy(strategy), candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     part, limits = part_of(task), table_of(Risk, risk or {}, place="risk")
     watched = is_watched() if progress is None else progress
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as made:

@@ -29,6 +29,7 @@ from ..search.ranges import Given, Ranges
 from ..search.sampling import asked
 from ..search.task import Maker, task_for, task_of
 from ..store.database import Store
+from ..strategy.source import as_strategy
 from ..strategy.templates import Strategy
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #a2d4a8f2
@@ -64,7 +65,9 @@ class Sweep(GridResult):
 
 # %% ../../nbs/92_desk/40_sweep.ipynb #ddf025d0
 def sweep(
-    strategy: Strategy | Maker | str,  # or the name of a template, or a function of parameters that makes one
+    strategy: (
+        Strategy | Maker | str
+    ),  # or a function of candles, or one of parameters that makes a strategy; a template's name, FILE.py:NAME
     candles: Candles,
     ranges: Ranges | Given,  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]; of a sample "0.5:3.0", too
     *,
@@ -93,6 +96,7 @@ def sweep(
     sign_of(metric)
     selector_of(selector)
     chosen = asked(ranges, samples, method=method, seed=seed)
+    strategy = as_strategy(strategy, [axis.key.removeprefix("strategy_params.") for axis in chosen.axes])
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     ledger, uncounted = None, ""
     try:

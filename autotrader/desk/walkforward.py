@@ -30,6 +30,7 @@ from ..search.sampling import asked
 from ..search.task import Maker, task_for, task_of
 from ..search.walkforward import WalkResult, walk
 from ..store.database import Store
+from ..strategy.source import as_strategy
 from ..strategy.templates import Strategy
 
 # %% ../../nbs/92_desk/50_walkforward.ipynb #48cc4b3c
@@ -65,7 +66,9 @@ def _ledger() -> TrialLedger | None:
 
 
 def walkforward(
-    strategy: Strategy | Maker | str,  # or the name of a template, or a function of parameters that makes one
+    strategy: (
+        Strategy | Maker | str
+    ),  # or a function of candles, or one of parameters that makes a strategy; a template's name, FILE.py:NAME
     candles: Candles,
     ranges: Ranges | Given,  # {"fast": range(5, 50, 5)}, ["strategy_params.fast=5:50:5"]; of a sample "0.5:3.0", too
     *,
@@ -95,6 +98,7 @@ def walkforward(
     sign_of(metric)
     selector_of(selector)
     chosen = asked(ranges, samples, method=method, seed=seed)
+    strategy = as_strategy(strategy, [axis.key.removeprefix("strategy_params.") for axis in chosen.axes])
     task = task_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     is_shown = is_watched() if progress is None else progress
     bar = progress_bar(is_shown, what="walk-forward", unit="windows")

@@ -71,6 +71,10 @@ class Signals:
     target_distance: Floats | None = None
     weight: Floats | None = None  # position wanted, fraction of the equity, short below 0; NaN: nothing is said
 
+    def __repr__(self) -> str:
+        longs, shorts, exits = (int(each.sum()) for each in (self.direction > 0, self.direction < 0, self.exits > 0))
+        return f"Signals({len(self):,} bars: {longs:,} long, {shorts:,} short, {exits:,} with an exit)"
+
     def __post_init__(self) -> None:
         direction = _narrowed("direction", self.direction, -1, 1)
         exits = _narrowed("exits", self.exits, 0, 3)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.clock import DAY_MS, iso
 from ..core.errors import DataError
-from ..core.market import MOST_E8, Candles, Instrument, check, countable
+from ..core.market import E8, MOST_E8, Candles, Instrument, check, countable
 from . import inner, kernel
 from autotrader.engine.events import (
     EVENT,
@@ -184,6 +184,10 @@ class Run:
     held: int  # fine bars that ended with a position
     stops: np.ndarray = field(default_factory=lambda: np.zeros(0, STOP))  # (s,) each place where a stop was set
     payments: np.ndarray = field(default_factory=lambda: np.zeros(0, PAYMENT))  # (p,) funding, oldest first
+
+    def __repr__(self) -> str:
+        end = f", equity {self.day_equity_e8[-1] / E8:,.2f}" if len(self.day_equity_e8) else ""
+        return f"Run({len(self.fills):,} fills on {len(self.day_ms):,} days{end}, drawdown {self.max_drawdown:.2%})"
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #f26b3279
 _QUEUE = 128

@@ -57,6 +57,9 @@ class ResultBook:
     )  # (n, days), NaN where not done
     day_ms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
+    def __repr__(self) -> str:
+        return f"ResultBook({int((self.state == DONE).sum()):,} of {len(self.state):,} played)"
+
     def enter(self, found: Evaluation) -> None:
         "Write one row."
         if not len(self.day_ms):

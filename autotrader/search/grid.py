@@ -136,6 +136,10 @@ class _Played:
     fresh: int = 0  # of these, newly counted
     uncounted: str = ""  # why nobody counts
 
+    def __repr__(self) -> str:
+        on, count = self.task.market.candles.symbol, f"{int((self.book.state == DONE).sum()):,} of {len(self.ranges):,}"
+        return f"{type(self).__name__}({self.strategy} on {on}: {count} combinations, by {self.metric})"
+
     @cached_property
     def changes(self) -> list[dict[str, Value]]:
         "Each combination of the grid."
@@ -160,7 +164,7 @@ class _Played:
     @property
     def is_whole(self) -> bool:
         "False after an interruption."
-        return not (self.book.state == LEFT).any()
+        return not any((each.state == LEFT).any() for each in (self.book, self.dearer) if each is not None)
 
     @cached_property
     def is_thin(self) -> NDArray[np.bool_]:  # (n,)

@@ -94,6 +94,10 @@ class Plateau:
     level: Floats  # of the grid's shape, see `levels`
     floor: float  # least value on the plateau
 
+    def __repr__(self) -> str:
+        size = f"{int(self.mask.sum()):,} of {self.mask.size:,}"
+        return f"Plateau({size} combinations around {self.chosen}, none below {self.floor:.4g}; peak {self.peak})"
+
 
 def _connected(allowed: NDArray[np.bool_], start: int, ordered: Sequence[bool]) -> NDArray[np.bool_]:
     "All that can be reached from a place in single steps."

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import ConfigError
-from .variant import Value, whole_key
+from .variant import Value, whole_key, word_of
 
 # %% ../../nbs/60_search/32_ranges.ipynb #5578ca46
 MOST = 100_000  # combinations of one grid
@@ -30,6 +30,11 @@ class Axis:
 
     key: str  # "strategy_params.fast"
     values: tuple[Value, ...]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(word_of, self.values))
+        ends = f"{word_of(self.values[0])} … {word_of(self.values[-1])}, {len(self.values):,} values"
+        return f"Axis({self.key}: {shown if len(self.values) < 8 else ends})"
 
     @property
     def is_ordered(self) -> bool:

@@ -115,6 +115,10 @@ class Sample(Ranges):
     def __len__(self) -> int:
         return len(self.points)
 
+    def __repr__(self) -> str:
+        keys = ", ".join(axis.key for axis in self.axes)
+        return f"Sample({len(self.points):,} combinations of {keys}; {self.method}, seed {self.seed})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.points),)

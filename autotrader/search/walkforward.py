@@ -92,6 +92,9 @@ class Choice:
     begin_ms: int  # first stamp of the history they were fitted with
     is_asked: bool = True  # False: none made enough round trips to ask the selector
 
+    def __repr__(self) -> str:
+        return f"Choice({'nothing' if self.place is None else self.place} of {len(self.played):,} on {len(self.day_ms):,} days)"
+
     @property
     def row(self) -> int:
         return int(np.flatnonzero(self.played == self.place)[0])
@@ -139,6 +142,9 @@ class Stretch:
     day_ms: Ints
     is_open: bool  # the last bar's volume was too small to leave
     shorts: int  # round trips that sold short
+
+    def __repr__(self) -> str:
+        return f"Stretch({len(self.day_ms):,} days, return {self.stats['return']:+.2%}, {self.stats['trades']:,} round trips)"
 
 
 def _play(part: Part) -> Stretch:
@@ -281,6 +287,9 @@ class WalkResult:
     overfit: Overfit | None  # of all combinations over the whole period; None where it is too short
     luck: Luck
     tried: TrialTally
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.task!r}, {len(self.steps)} windows of {len(self.ranges):,} combinations)"
 
     @cached_property
     def day_ms(self) -> Ints:

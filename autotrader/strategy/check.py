@@ -38,6 +38,7 @@ from autotrader.strategy.lookahead import (
     settled,
     spliced,
 )
+from .source import Meant, as_strategy, strategy_from
 from .templates import TEMPLATES, Strategy, Template, decide, name_of
 from ..validation.luck import Lookahead
 
@@ -372,7 +373,7 @@ def _verdict(tests: Sequence[LookaheadTest], warmup: WarmUp, *, is_outside: bool
 
 # %% ../../nbs/55_strategy/60_check.ipynb #7d68b2fc
 def check(
-    strategy: Strategy,
+    strategy: Meant,  # an object, a function of candles, a name or FILE.py:NAME
     candles: Candles,
     *,
     history_start_ms: int | None = None,  # of the bot, UTC milliseconds; None: the first bar
@@ -384,6 +385,7 @@ def check(
     Raises `ConfigError` when it raises, breaks its contract or answers differently to the same bars, `DataError` on too few candles.
     """
     start_s = time.perf_counter()
+    strategy = strategy_from(strategy) if isinstance(strategy, str) else as_strategy(strategy)
     subject = _subject(strategy, candles, history_start_ms, bars, seed)
     answer, copy = subject.answer, spliced(candles, candles, 0)
     growth = sample(subject.first, len(candles), most=subject.most, seed=seed)

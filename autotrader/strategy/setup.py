@@ -191,6 +191,10 @@ class Part:
     history: Candles | None = None
     reads: Mapping[str, Reading] = field(default_factory=dict)  # columns it computed of its candles meanwhile, by label
 
+    def __repr__(self) -> str:
+        market = f"{self.instrument.venue} {self.instrument.symbol}"
+        return f"Part({self.bot}: {self.strategy} on {market}, {len(self.bar_open_ms):,} bars, {self.signals!r})"
+
 # %% ../../nbs/55_strategy/50_setup.ipynb #cf5006bb
 def strategy_for(bot: BotSettings) -> Strategy:
     "The strategy a bot's settings name; raises `ConfigError` on one that is not there or a source that needs more than recorded bars."

@@ -298,3 +298,6 @@ def test_the_shipped_backtest_runs_from_the_command_line(desk: Desk) -> None:
     assert "<svg" in html and "sub_bot_A" in html and "find_bot" not in html
     listed = said("list", "--limit", "1")
     assert [job["id"] for job in listed["jobs"]] == [ran["id"]] and "backtest" in listed["notebooks"]
+    shown = subprocess.run([COMMAND, "job", "list"], cwd=desk.folder, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0 and max(map(len, shown.stdout.splitlines())) <= 100, shown.stdout
+    assert f"{ran['id']}  backtest" in shown.stdout and "100%" in shown.stdout and "reports/" not in shown.stdout
