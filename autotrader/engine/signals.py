@@ -73,7 +73,8 @@ class Signals:
 
     def __repr__(self) -> str:
         longs, shorts, exits = (int(each.sum()) for each in (self.direction > 0, self.direction < 0, self.exits > 0))
-        return f"Signals({len(self):,} bars: {longs:,} long, {shorts:,} short, {exits:,} with an exit)"
+        more = "".join(f", {name}" for name in list(self.columns())[3:])
+        return f"Signals({len(self):,} bars: {longs:,} long, {shorts:,} short, {exits:,} with an exit{more})"
 
     def __post_init__(self) -> None:
         direction = _narrowed("direction", self.direction, -1, 1)
@@ -95,9 +96,6 @@ class Signals:
 
     def __getitem__(self, part: slice) -> "Signals":
         return Signals(**{name: column[part] for name, column in self.columns().items()})
-
-    def __repr__(self) -> str:
-        return f"Signals({len(self):,} bars: {', '.join(self.columns())})"
 
     def columns(self) -> dict[str, NDArray[Any]]:
         "The columns that are there, by name."
