@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 
 from autotrader.core.offline import install
@@ -34,6 +36,27 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     "Work in an empty folder: the repository's top level is a desk, which no test may find or fill."
     with chdir(tmp_path_factory.mktemp("elsewhere")):
         yield
+
+
+def hurry(connection: Any, _record: Any, _proxy: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurried() -> Iterator[None]:
+    "Let no commit of this process wait for the disk: nobody pulls the plug of a test. What other processes commit is on the disk."
+    sa.event.listen(sa.pool.Pool, "checkout", hurry)
+    yield
+    sa.event.remove(sa.pool.Pool, "checkout", hurry)
+
+
+@pytest.fixture
+def unhurried(hurried: None) -> Iterator[None]:
+    "As the product does it."
+    sa.event.remove(sa.pool.Pool, "checkout", hurry)
+    yield
+    sa.event.listen(sa.pool.Pool, "checkout", hurry)
 
 
 def pytest_configure(config: pytest.Config) -> None:

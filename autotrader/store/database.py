@@ -222,7 +222,10 @@ def upgrade(
 ) -> str:  # revision the database has now
     "Bring the schema up to date, making the database file if there is none; raises `StoreError`, and then nothing has changed."
     with _connect(url, folder=folder, create=True) as store:
-        _migrate(store, "head")
+        with store.read() as connection:
+            is_up_to_date = revision_of(connection) == revisions()[-1]
+        if not is_up_to_date:  # else nothing of Alembic is loaded
+            _migrate(store, "head")
     return revisions()[-1]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from series import length
 
 from autotrader.core.errors import ConfigError
 from autotrader.core.market import Floats
@@ -22,6 +23,7 @@ from autotrader.validation.overfit import (
 
 YEAR = 365
 FIVE_YEARS = 5 * YEAR
+STREAMS = length(120, soak=400)
 
 
 def returns(rng: np.random.Generator, sharpe: float, days: int = FIVE_YEARS, streams: int = 1) -> Floats:
@@ -47,8 +49,8 @@ def spread_per_day(streams: Floats) -> float:
 @pytest.mark.parametrize("trials", [1, 8, 24])
 def test_the_best_of_trials_without_skill_seldom_gets_past(trials: int) -> None:
     rng = np.random.default_rng(trials)
-    past = [verdict(best_of(returns(rng, 0.0, 1_000, trials)), trials=trials).is_past for _ in range(400)]
-    assert np.mean(past) <= 0.05 + 2 * sqrt(0.05 * 0.95 / 400)
+    past = [verdict(best_of(returns(rng, 0.0, 1_000, trials)), trials=trials).is_past for _ in range(STREAMS)]
+    assert np.mean(past) <= 0.05 + 2 * sqrt(0.05 * 0.95 / STREAMS)
 
 
 def test_without_the_count_of_trials_luck_gets_past() -> None:
@@ -78,7 +80,7 @@ def test_trials_that_fees_push_down_do_not_hide_an_edge() -> None:
 
 def test_nor_do_they_make_luck_look_better() -> None:
     rng = np.random.default_rng(4)
-    past = [verdict(best_of(mixed(rng, edge=0.0)), trials=24).is_past for _ in range(200)]
+    past = [verdict(best_of(mixed(rng, edge=0.0)), trials=24).is_past for _ in range(STREAMS)]
     assert np.mean(past) <= 0.05
 
 

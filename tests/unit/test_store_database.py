@@ -113,7 +113,7 @@ def test_downgrading_what_is_not_there_makes_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_commit_reaches_the_disk_and_keys_are_enforced(tmp_path: Path) -> None:
+def test_every_commit_reaches_the_disk_and_keys_are_enforced(tmp_path: Path, unhurried: None) -> None:
     with open_store("sqlite:///a.db", folder=tmp_path, create=True) as store:
         for connect in (store.begin, store.read):
             with connect() as connection:
