@@ -29,7 +29,7 @@ def _pattern(
     def flags(open: Floats, high: Floats, low: Floats, close: Floats, *reach: float) -> Floats:
         return np.sign(ta(function, open, high, low, close, *reach)).astype(np.float64)
 
-    about = f"candlestick {name.replace('_', ' ')}: {side}"
+    about = f"{name.replace('_', ' ')}: {side}"
     register(
         name=f"cdl_{name}",
         inputs=OHLC,

@@ -174,11 +174,11 @@ class ColumnList(dict[str, ColumnSpec]):
     "Columns by name; shows itself as a table, one scale after the other."
 
     def __repr__(self) -> str:
-        return "\n".join(line for scale in Scale for line in self._of(scale))
+        return "\n".join(line for scale in Scale for line in self._of(scale)).lstrip("\n")
 
     def _of(self, scale: Scale) -> list[str]:
         specs = [each for each in self.values() if each.scale == scale]
-        head = ["", f"{scale}: {len(specs)}", "─" * 100] if specs else []
+        head = ["", f"{f'{scale}: {len(specs)}':<45}bars", "─" * 100] if specs else []
         return head + [line for each in specs for line in _rows(each)]
 
 

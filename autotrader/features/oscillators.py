@@ -69,19 +69,6 @@ def _ac_bars(fast: int, slow: int, signal: int) -> int:
     return longer(fast, slow) + signal - 1
 
 
-_MACD = {
-    "macd": (_DIFF, "fast exponential average less slow one"),
-    "macd_signal": (_DIFF, "average of the macd"),
-    "macd_hist": (_DIFF, "macd less its signal"),
-}
-_ERI = {
-    "eri_bull": (_DIFF, "Elder's bull power: high less average"),
-    "eri_bear": (_DIFF, "Elder's bear power: low less average"),
-}
-_PAIR, _AO = (_FAST, _SLOW), (length(5, "fast"), length(34, "slow"))
-_AC, _ROCS = (*_AO, length(5, "signal")), (length(10), length(11, "fast"), length(14, "slow"))
-
-
 def _apo(close: Floats, fast: int, slow: int) -> Floats:
     difference: Floats = ta("APO", close, fast, slow, 1)  # 1: exponential averages
     return difference
@@ -101,6 +88,18 @@ def _ac(high: Floats, low: Floats, fast: int, slow: int, signal: int) -> Floats:
     difference: Floats = ta("AC", high, low, min(fast, slow), max(fast, slow), signal)
     return difference
 
+# %% ../../nbs/30_features/44_oscillators.ipynb #f66a9cd8
+_MACD = {
+    "macd": (_DIFF, "fast exponential average less slow one"),
+    "macd_signal": (_DIFF, "average of the macd"),
+    "macd_hist": (_DIFF, "macd less its signal"),
+}
+_ERI = {
+    "eri_bull": (_DIFF, "Elder's bull power: high less average"),
+    "eri_bear": (_DIFF, "Elder's bear power: low less average"),
+}
+_PAIR, _AO = (_FAST, _SLOW), (length(5, "fast"), length(34, "slow"))
+_AC, _ROCS = (*_AO, length(5, "signal")), (length(10), length(11, "fast"), length(14, "slow"))
 
 indicators("MACD", CLOSE, (*_PAIR, length(9, "signal")), _macd, _MACD)
 indicator("APO", CLOSE, _PAIR, two_emas, _DIFF, "fast exponential average less slow one", by=_apo)

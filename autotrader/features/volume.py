@@ -101,7 +101,7 @@ _MONEY_PER_COIN = ("open_ms", *HLCV)
 
 @register(inputs=_MONEY_PER_COIN, scale=Scale.PRICE, source="house")
 def vwap(open_ms: NDArray[np.int64], high: Floats, low: Floats, close: Floats, volume: Floats) -> Floats:
-    "average price since midnight UTC, weighted by volume"
+    "average price since midnight UTC, weighted by volume; from the first whole day on"
     coins, paid = np.full(len(close), np.nan), volume * ta("TYPPRICE", high, low, close)
     money = coins.copy()
     starts = np.flatnonzero(np.diff(open_ms // DAY_MS, prepend=-1))

@@ -322,6 +322,26 @@ def test_any_parameters_within_their_bounds_can_be_computed(data: st.DataObject)
     assert np.isnan(values[:bars]).all() and np.isfinite(values[bars:]).all()
 
 
+def ticking(n: int, seed: int, *, tick: float, gap: float) -> Candles:
+    "A walk on a coarse grid of prices, with gaps and with bars that have no shadow: all that patterns are made of."
+    candles, rng = walk(n, seed), np.random.default_rng(seed)
+    opened = candles.open + gap * rng.normal(size=n)
+    high, low = np.maximum(opened, candles.close), np.minimum(opened, candles.close)
+    reach = np.abs(rng.normal(scale=0.2, size=(2, n))) * (rng.random((2, n)) < 0.7)
+    prices = {"open": opened, "high": high + reach[0], "low": low - reach[1], "close": candles.close}
+    return replace(candles, **{name: np.round(values / tick) * tick for name, values in prices.items()})
+
+
+def test_a_candlestick_announces_the_side_it_says() -> None:
+    markets = [ticking(30_000, seed, tick=tick, gap=gap) for seed, (tick, gap) in enumerate([(0.05, 0.1), (0.2, 0.3)])]
+    sides = {"1 bullish": {1}, "−1 bearish": {-1}, "1 bullish, −1 bearish": {1, -1}, "1 where there is one": {1}}
+    found = {name: {*np.unique(np.concatenate([compute(name, each) for each in markets]))} for name in columns("cdl_")}
+    for name, flags in found.items():
+        seen = {flag for flag in flags if flag == flag and flag != 0.0}
+        assert seen <= sides[column(name).about.partition(": ")[2]], name
+    assert sum(1.0 in flags or -1.0 in flags for flags in found.values()) >= 50
+
+
 def test_either_length_may_come_first() -> None:
     candles = walk(400)
     pairs = [name for name, spec in ALL.items() if {"fast", "slow"} <= {p.name for p in spec.parameters}]
@@ -371,7 +391,7 @@ def test_house_columns_are_their_textbook_definitions() -> None:
 def test_the_list_is_a_table_of_a_hundred_columns_and_a_word_narrows_it_down() -> None:
     text = repr(columns())
     assert max(map(len, text.splitlines())) <= 100
-    assert all(f"  {name}(" in text for name in columns()) and all(f"\n{scale}: " in text for scale in Scale)
+    assert all(f"  {name}(" in text for name in columns()) and all(f"\n{scale}: " in f"\n{text}" for scale in Scale)
     assert set(columns("donchian")) == {"donchian_upper", "donchian_middle", "donchian_lower", "donchian_width"}
     assert "bollinger_upper" in columns("BBANDS") and set(columns("volatility")) > {"realised_volatility"}
     assert columns("no such thing") == {} and repr(columns("no such thing")) == ""
