@@ -104,7 +104,7 @@ def _keys(changes: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text!r} is not KEY=VALUE: write it like --set taker_fee_bps=5.5")
     return {key.strip(): _listed(value.strip()) for key, _, value in pairs}
 
-
+# %% ../../nbs/99_cli/32_rules.ipynb #ed374587
 def _of_one(store: "Store", venue: str, symbol: str, changes: list[str], forgotten: bool) -> "MarketRules":
     from autotrader.core.clock import SystemClock
     from autotrader.desk.rules import forget, rules_known, tell

@@ -419,9 +419,12 @@ def _one_line(
     root: Any = None,  # what was read; None: `Settings`
 ) -> str:
     "The first finding as place, key, value, bound, remedy; how many more there are."
+    every = error.errors(include_url=False)
+    below = {each["loc"][:depth] for each in every for depth in range(len(each["loc"]))}
     findings = sorted(
-        error.errors(include_url=False), key=lambda f: f["type"] == "missing"
-    )  # a slip explains what is missing
+        (each for each in every if each["loc"] not in below),  # a bot that is wrong is no bot: one finding, not two
+        key=lambda f: f["type"] == "missing",  # a slip explains what is missing
+    )
     finding = findings[0]
     steps, value = finding["loc"], finding["input"]
     key = _dotted(steps, bots)

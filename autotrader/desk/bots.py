@@ -94,13 +94,20 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 # %% ../../nbs/92_desk/25_bots.ipynb #d2e40c0c
+_NAMED = 3  # bots that a note names one by one; more are counted
+
+
 def _notes(results: Sequence[Result]) -> list[str]:
     "What a reader must know about the data: each thing once, with the bots it concerns."
     whose: dict[str, list[str]] = {}
     for result in results:
         for note in notes_of(result.part):
             whose.setdefault(note, []).append(result.part.bot)
-    return [note if len(ids) == len(results) else f"{', '.join(ids)}: {note}" for note, ids in whose.items()]
+
+    def said(ids: Sequence[str]) -> str:
+        return ", ".join(ids) if len(ids) <= _NAMED else f"{len(ids)} of {len(results)} bots"
+
+    return [note if len(ids) == len(results) else f"{said(ids)}: {note}" for note, ids in whose.items()]
 
 # %% ../../nbs/92_desk/25_bots.ipynb #370a72d2
 def _luck(result: Result) -> dict[str, Any]:

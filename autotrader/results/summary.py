@@ -224,8 +224,8 @@ def bars_said(part: Part) -> tuple[str, ...]:
 
 
 def notes_of(part: Part) -> tuple[str, ...]:
-    "What a reader of any result from this data must know."
-    return (*part.notes, *bars_said(part))
+    "What a reader of any result from this data must know, each thing once."
+    return tuple(dict.fromkeys((*part.notes, *bars_said(part))))
 
 # %% ../../nbs/61_results/20_summary.ipynb #07ce048b
 def luck_said(luck: "Luck | None", uncounted: str = "") -> list[str]:

@@ -154,7 +154,7 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     if instrument.rules.funding_interval_ms and candles.funding is None and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
     return Market(
-        candles=replace(candles, notes=(*candles.notes, *note)),
+        candles=replace(candles, notes=tuple(dict.fromkeys((*candles.notes, *note)))),
         fine=fine,
         instrument=instrument,
         funding=_funding_of(candles, (instrument.rules, *changes)),

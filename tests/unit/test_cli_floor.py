@@ -10,18 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import pytest
 import requests
+from shared import Ended, run
 
 from autotrader.cli import options
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock
 from autotrader.status.liveness import holder_name
@@ -32,25 +31,6 @@ from autotrader.store.tables import SystemEvent
 COMMAND = Path(sys.executable).with_name("autotrader")
 BOTS = ["sub_bot_A", "sub_bot_B", "sub_bot_C"]
 CLOCK = SystemClock()
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def run(folder: Path, *words: object) -> Ended:
-    "The command in a folder, without the second that a new process needs."
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["autotrader", *map(str, words)]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        logs.shutdown()
-    return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def said(ended: Ended) -> str:

@@ -1,21 +1,15 @@
 """backtest, rehearse, quickstart and explain, on the embedded sample in folders of their own."""
 
 import csv
-import json
 import shutil
 import sqlite3
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from shared import once
+from shared import once, run
 
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.config.settings import load
 from autotrader.data.sample import eurusd
 from autotrader.desk.supply import or_sample
@@ -25,30 +19,6 @@ from autotrader.store.database import open_store
 COLUMNS = ["time", "bot", "symbol", "side", "price", "quantity", "fee", "pnl", "reason", "order_id"]
 BOTS = ["sub_bot_A", "sub_bot_B", "sub_bot_C"]
 MONTH = ("--from", "2017-06-01", "--to", "2017-07-01")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-def run(folder: Path, *words: object) -> Ended:
-    "The command in a folder, without the two seconds that a new process needs."
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["autotrader", *map(str, words)]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        logs.shutdown()
-    return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import autotrader as at
+from autotrader.config.sections import BotSettings
 from autotrader.config.settings import load
 from autotrader.core.clock import parse_time
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.data.sample import eurusd
+from autotrader.desk.bots import backtest_bots
 from autotrader.store.candles import save
 from autotrader.store.database import open_store
 
@@ -51,6 +53,34 @@ def test_missing_funding_is_in_the_verdict_and_the_notes(config: Path) -> None:
     result = at.backtest("ema_trend", at.load("BTCUSDT", config=config))
     assert "funding not counted" in result._repr_html_()
     assert any("funding" in note for note in result.part.notes)
+
+
+def test_a_note_is_said_once_however_often_the_same_bars_are_played(config: Path) -> None:
+    once = at.backtest("ema_trend", at.load("BTCUSDT", config=config)).part
+    assert once.history is not None and len(once.notes) == len(set(once.notes)) > 0
+    again = at.backtest("rsi_reversion", once.history).part
+    assert again.notes == once.notes
+
+
+def test_a_note_of_many_bots_tells_how_many_and_one_of_all_nobody(config: Path) -> None:
+    settings = load(config)
+    (config.parent / "desk.db").unlink(missing_ok=True)
+    names = [f"B{i}" for i in range(5)]
+    split = {"split_entry": {"enabled": True, "method": "time"}}
+    bots = [
+        BotSettings(
+            name=name, id=name, venue="sample", symbol="EURUSD", sizing="equity_frac", **(split if i < 4 else {})
+        )
+        for i, name in enumerate(names)
+    ]
+    span = (parse_time("2017-06-01"), parse_time("2017-07-01"))
+    with open_store("sqlite:///desk.db", folder=config.parent, create=True) as store:
+        found = backtest_bots(bots, store, settings, *span)
+        few = backtest_bots(bots[2:], store, settings, *span)
+    notes = found.told["notes"]
+    assert len(notes) == len(set(notes)) and not any(name in note for note in notes for name in names)
+    assert [note.partition(":")[0] for note in notes if "parts of an entry" in note] == ["4 of 5 bots"]
+    assert [note.partition(":")[0] for note in few.told["notes"] if "parts of an entry" in note] == ["B2, B3"]
 
 
 def test_a_market_nobody_stored_is_refused_with_the_remedy(config: Path) -> None:

@@ -3,21 +3,17 @@
 import json
 import re
 import shutil
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from shared import run
 
 import autotrader as at
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.core.clock import SimulatedClock
 from autotrader.core.errors import ConfigError
 from autotrader.desk.display import BacktestResult
@@ -225,24 +221,11 @@ def test_it_fits_a_phone_follows_the_night_and_prints(browser: Any, result: Back
     assert light > 700 and dark < 100
 
 
-class Ended:
-    def __init__(self, folder: Path, *words: object) -> None:
-        out, err, before = StringIO(), StringIO(), sys.argv
-        sys.argv = ["autotrader", *map(str, words)]
-        try:
-            with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-                main()
-        finally:
-            sys.argv = before
-            logs.shutdown()
-        self.code, self.out, self.err = int(end.value.code or 0), out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     shutil.copyfile(ROOT / "nbs" / "05_config" / "sample.toml", folder / "config.toml")
-    assert Ended(folder, "db", "upgrade").code == 0
+    assert run(folder, "db", "upgrade").code == 0
     return folder
 
 
@@ -258,7 +241,7 @@ MONTH = ("--from", "2017-06-01", "--to", "2017-07-01")
 def test_the_command_leaves_a_page_and_its_manifest(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KEY", "SECRET"):
         monkeypatch.setenv(f"BYBIT_MAIN_API_{name}", f"not-for-anybody-else-{name}")
-    ended = Ended(desk, "backtest", *MONTH, "--report", "--json")
+    ended = run(desk, "backtest", *MONTH, "--report", "--json")
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
     file = Path(told["report"])
@@ -271,31 +254,31 @@ def test_the_command_leaves_a_page_and_its_manifest(desk: Path, monkeypatch: pyt
     assert all(bot["id"] in text for bot in told["bots"]) and "Together 3 bots" in text
     assert manifest.results is not None and manifest.results["bots"] == told["bots"]
     assert manifest.parameters == {"from": "2017-06-01", "to": "2017-07-01"}
-    for_people = Ended(desk, "backtest", *MONTH, "--report")
+    for_people = run(desk, "backtest", *MONTH, "--report")
     assert for_people.out.splitlines()[-1].startswith("Report: ")
     assert Path(for_people.out.splitlines()[-1].removeprefix("Report: ")).is_file()
 
 
 def test_without_being_asked_nothing_is_written(desk: Path) -> None:
-    ended = Ended(desk, "backtest", *MONTH, "--json")
+    ended = run(desk, "backtest", *MONTH, "--json")
     assert ended.code == 0 and "report" not in json.loads(ended.out)
     assert not (desk / "reports").exists()
 
 
 def test_a_report_without_a_place_is_one_line_before_anything_is_played(desk: Path) -> None:
     (desk / "reports").write_text("a file where a folder belongs")
-    ended = Ended(desk, "backtest", *MONTH, "--report")
+    ended = run(desk, "backtest", *MONTH, "--report")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert "the report folder" in ended.err and "make room for it" in ended.err
 
 
 def test_stress_is_that_of_the_configuration(desk: Path) -> None:
-    one = json.loads(Ended(desk, "backtest", "--bot", "sub_bot_A", *MONTH, "--stress", "2", "--json").out)
+    one = json.loads(run(desk, "backtest", "--bot", "sub_bot_A", *MONTH, "--stress", "2", "--json").out)
     config = desk / "config.toml"
     config.write_text(re.sub(r"(?m)^stress = 1\.0", "stress = 2.0", config.read_text()))
-    other = json.loads(Ended(desk, "backtest", "--bot", "sub_bot_A", *MONTH, "--json").out)
+    other = json.loads(run(desk, "backtest", "--bot", "sub_bot_A", *MONTH, "--json").out)
     assert one["bots"] == other["bots"]
-    refused = Ended(desk, "backtest", "--stress", "-1")
+    refused = run(desk, "backtest", "--stress", "-1")
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert "stress" in refused.err and "-1" in refused.err and "http" not in refused.err
 
@@ -303,5 +286,5 @@ def test_stress_is_that_of_the_configuration(desk: Path) -> None:
 def test_every_backtest_of_the_command_is_counted_once(desk: Path) -> None:
     for expected, change in ((1, "3"), (1, "3"), (2, "2")):
         words = ("backtest", "--bot", "sub_bot_A", *MONTH, "--set", f"strategy_params.sl_ratio={change}", "--json")
-        told = json.loads(Ended(desk, *words).out)["luck"]["sub_bot_A"]
+        told = json.loads(run(desk, *words).out)["luck"]["sub_bot_A"]
         assert told["trials"] == expected

@@ -1,17 +1,16 @@
 """Nothing vanishes: what is open at the end and what the venue took are told wherever a result is."""
 
 import csv
-import json
 import os
 import re
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import forked
 import numpy as np
 import pytest
+from shared import Ended
 
 import autotrader as at
 from autotrader.desk.explain import explain, find_order
@@ -33,17 +32,6 @@ def hold(candles, *, side=1):
 """
 PERIOD = ("--from", "2024-01-01", "--to", "2024-01-13")
 PLAY = ("backtest", "--strategy", "hold.py:hold", "--symbol", "BTCUSDT", "--venue", "bybit", *PERIOD)
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 def run(folder: Path, *words: object) -> Ended:

@@ -21,7 +21,7 @@ from autotrader.config.sections import (
     database_kind,
     masked,
 )
-from autotrader.config.settings import Settings, find_bot, load, parse, template, write_template
+from autotrader.config.settings import Settings, find_bot, load, parse, template, with_changes, write_template
 from autotrader.core.errors import ConfigError
 
 # Every key of the blueprint's section 6, with a value of the kind it has there
@@ -447,6 +447,15 @@ def test_broken_toml_names_the_line() -> None:
 
 def test_a_key_given_twice_is_refused() -> None:
     assert "not valid TOML" in refusal(SMALL + "base_lot = 0.002\n")
+
+
+def test_one_mistake_is_one_however_much_it_spoils() -> None:
+    "A bot that is wrong leaves no bot: that is no second mistake."
+    assert "(and" not in refusal(edited({"sub_bots.0.base_lot": '"1"'}))
+    settings = parse(SMALL, path=Path("config.toml"), env={})
+    with pytest.raises(ConfigError) as raised:
+        with_changes(settings, settings.sub_bots[0], ["base_lott=2"])
+    assert str(raised.value).endswith("base_lott: unknown key; did you mean 'base_lot'?")
 
 
 def test_several_mistakes_are_counted() -> None:

@@ -8,17 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import forked
 import pytest
+from shared import run
 
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.config.settings import load, write_template
 from autotrader.report.folder import read_manifest
 from autotrader.store.database import open_store
@@ -34,30 +31,6 @@ SMALL = (
     "sl_ratio=1,2",
 )
 LARGE = ("--range", "fast=4:40:4", "--range", "slow=42:96:6", "--range", "sl_ratio=0.5:1.9:0.1")  # 1,500 combinations
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-def run(folder: Path, *words: object) -> Ended:
-    "The command in a folder, without the two seconds that a new process needs."
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["autotrader", *map(str, words)]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        logs.shutdown()
-    return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
