@@ -91,12 +91,13 @@ class Change:
         return fill_of(self.event, self.before, self.after)
 
     @property
-    def stop(self) -> tuple[int, int, int] | None:
-        "Stamp, trip and ticks of a stop that the venue has set anew."
+    def stop(self) -> tuple[int, int, int, int] | None:
+        "Stamp, trip and ticks of stop and target, of which the venue has set one anew."
         event, before = self.event[0], self.before[0]
-        if int(event["kind"]) != EventKind.PROTECTED or event["stop"] == before["have_stop"]:
+        is_new = event["stop"] != before["have_stop"] or event["target"] != before["have_target"]
+        if int(event["kind"]) != EventKind.PROTECTED or not is_new:
             return None
-        return int(event["ts_ms"]), int(before["trip"]), int(event["stop"])
+        return int(event["ts_ms"]), int(before["trip"]), int(event["stop"]), int(event["target"])
 
 
 def changes(
@@ -126,7 +127,7 @@ class Folded:
     seqs: Ints  # (k,) event of each intent
     intents: np.ndarray  # (k,) INTENT
     fills: np.ndarray  # (f,) FILL
-    stops: np.ndarray  # (s,) STOP: each place where a stop was set
+    stops: np.ndarray  # (s,) STOP: each place where a stop or a target was set
     payments: np.ndarray  # (p,) PAYMENT
 
 
@@ -144,7 +145,7 @@ def fold(
     seqs: list[int] = []
     intents: list[np.ndarray] = []
     fills: list[np.ndarray] = []
-    stops: list[tuple[int, int, int]] = []
+    stops: list[tuple[int, int, int, int]] = []
     payments: list[tuple[int, int, int, int]] = []
     last, unit_e8 = state, max((int(rules["unit_e8"][0]) for rules in params.values()), default=1)
     for change in changes(state, events, params):

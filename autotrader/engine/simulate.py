@@ -160,8 +160,8 @@ FILL = np.dtype(
     align=True,
 )
 STOP = np.dtype(
-    [("ts_ms", "i8"), ("trip", "i8"), ("stop", "i8")], align=True
-)  # where a stop stands from then on, ticks
+    [("ts_ms", "i8"), ("trip", "i8"), ("stop", "i8"), ("target", "i8")], align=True
+)  # where stop and target stand from then on, ticks; 0: none does
 PAYMENT = np.dtype(
     [("ts_ms", "i8"), ("trip", "i8"), ("qty", "i8"), ("amount_e8", "i8")], align=True
 )  # funding: steps held, signed; what the wallet gained
@@ -182,7 +182,7 @@ class Run:
     state: np.ndarray  # (1,) STATE at the end
     venue: np.ndarray  # (1,) VENUE at the end
     held: int  # fine bars that ended with a position
-    stops: np.ndarray = field(default_factory=lambda: np.zeros(0, STOP))  # (s,) each place where a stop was set
+    stops: np.ndarray = field(default_factory=lambda: np.zeros(0, STOP))  # (s,) where a stop or target was set
     payments: np.ndarray = field(default_factory=lambda: np.zeros(0, PAYMENT))  # (p,) funding, oldest first
 
     def __repr__(self) -> str:
@@ -268,12 +268,14 @@ def _log_fill(row, state, event):
 
 @inner
 def _log_stop(desk, event, stops):
-    "Write down where a stop stands from now on, if it is somewhere else than before."
-    if event.kind == EventKind.PROTECTED and event.stop != desk.state.have_stop:
+    "Write down where stop and target stand from now on, if one is somewhere else than before."
+    have = desk.state
+    if event.kind == EventKind.PROTECTED and (event.stop != have.have_stop or event.target != have.have_target):
         row = stops[desk.stopped]
         row.ts_ms = event.ts_ms
-        row.trip = desk.state.trip
+        row.trip = have.trip
         row.stop = event.stop
+        row.target = event.target
         desk.stopped += 1
 
 

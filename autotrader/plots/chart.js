@@ -238,10 +238,10 @@
     const stepped = panel => {
       let from = place(c.stop_until, view.since)
       const to = place(c.stop_when, view.until)
-      if (to - from > 4 * MARKED) return false
+      const drawn = []
+      if (to - from > 4 * MARKED) return drawn
       for (const [name, dash] of [["stop", DASHES.stop], ["target", DASHES.target]]) {
         const prices = c[`${name}_price`]
-        if (!prices) continue
         const path = new Path2D()
         for (let i = from; i < to; i++) {
           if (!(prices[i] > 0)) continue
@@ -250,8 +250,9 @@
           path.lineTo(x(c.stop_until[i]), y)
         }
         stroke(path, "dim", 1.25, dash)
+        if (prices.subarray(from, to).some(price => price > 0)) drawn.push([name, "dim", dash])
       }
-      return to > from
+      return drawn
     }
 
     const entered = i => c.fill_opens[i] > 0
@@ -345,18 +346,18 @@
       pen.fillStyle = colour("grid")
       for (const [ms] of ticks) pen.fillRect(Math.round(x(ms)), price.top, 1, panels[panels.length - 1].floor - price.top)
       panels.forEach(framed)
-      let hasSteps = false
+      let steps = []
       const [fills, many] = picked(price), isThinned = many > MARKED
       clipped(price, () => {
         if (isCandles) candled(price, from, to)
         const isFar = n < to - from // an average of fewer bars than a pixel holds says little: it steps back
         for (const each of price.lines) stroke(line(price, lines.get(each), ends, starts), each.ink, 1.5, [], isFar ? 0.5 : 1)
         if (!isCandles) banded(price, prices, closes, xs, starts)
-        if (!isThinned) hasSteps = stepped(price)
+        if (!isThinned) steps = stepped(price)
         traded(price, fills, isThinned)
         funded(price)
       })
-      headed(price, [...price.lines.map(each => [each.label, each.ink]), ...(hasSteps ? [["stop", "dim", DASHES.stop], ...(c.target_price ? [["target", "dim", DASHES.target]] : [])] : [])])
+      headed(price, [...price.lines.map(each => [each.label, each.ink]), ...steps])
       for (const panel of below) {
         clipped(panel, () => {
           for (const each of panel.lines) stroke(line(panel, lines.get(each), ends, starts), each.ink, 1.5)
@@ -382,7 +383,7 @@
       const parts = [`${day(view.since)} – ${day(view.until - 1)}`, isCandles ? `candles of ${length(bar)}` : `lowest to highest in ${length(joined * bar)}`]
       if (many) parts.push(fills.length < many ? `${fills.length.toLocaleString("en-US")} of ${many.toLocaleString("en-US")} fills marked: zoom in for all` : `${many.toLocaleString("en-US")} fill${many === 1 ? "" : "s"}`)
       seen.textContent = parts.join(" · ")
-      Object.assign(shown, { bars: to - from, groups: n, isCandles, lowest: prices.low, highest: prices.high, marked: drawn, fills: many, scales: Object.fromEntries(panels.map(each => [each.name, each.isLog])), steps: hasSteps })
+      Object.assign(shown, { bars: to - from, groups: n, isCandles, lowest: prices.low, highest: prices.high, marked: drawn, fills: many, scales: Object.fromEntries(panels.map(each => [each.name, each.isLog])), steps: steps.map(([name]) => name) })
       if (pointer) pointed(from, to)
     }
 

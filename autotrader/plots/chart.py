@@ -201,6 +201,7 @@ def _stop_columns(result: Result, trips: np.ndarray, bar_ms: int) -> dict[str, N
         "stop_when": Numbers(values=stops["ts_ms"]),
         "stop_until": Numbers(values=until),
         "stop_price": Numbers(values=stops["stop"] * tick, step=tick),
+        "target_price": Numbers(values=stops["target"] * tick, step=tick),
     }
 
 

@@ -111,7 +111,11 @@ def test_every_fill_of_a_close_look_is_marked_and_a_far_one_says_how_many_are_no
     when = fills.time.astype("datetime64[ms, UTC]").astype(np.int64).to_numpy()
     near = seen.look(4_000, 5_000)
     inside = np.flatnonzero((when >= near["since"]) & (when < near["until"]))
-    assert [place for _, _, place in near["marked"]] == inside.tolist() and len(inside) > 4 and near["steps"]
+    assert (
+        [place for _, _, place in near["marked"]] == inside.tolist()
+        and len(inside) > 4
+        and near["steps"] == ["stop", "target"]
+    )
     x = np.array([mark[0] for mark in near["marked"]])
     np.testing.assert_allclose(
         np.diff(x) / np.diff(x).sum(), np.diff(when[inside]) / np.diff(when[inside]).sum(), atol=1e-6

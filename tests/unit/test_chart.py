@@ -135,6 +135,11 @@ def test_a_stop_rests_until_it_is_moved_or_its_trip_is_over() -> None:
     assert len(stops) > 1.5 * len(trips)
     np.testing.assert_array_equal(columns["stop_when"], stops["ts_ms"])
     np.testing.assert_allclose(columns["stop_price"], stops["stop"] * 0.1, atol=0.051)
+    np.testing.assert_allclose(columns["target_price"], stops["target"] * 0.1, atol=0.051)
+    hit = {fill.trip: fill.price for fill in result.fills.itertuples() if fill.reason == "target"}
+    assert hit and all(
+        abs(price / stops["target"][stops["trip"] == trip][-1] / 0.1 - 1) < 0.01 for trip, price in hit.items()
+    )
     for trip, trade in trips.iterrows():
         own = np.flatnonzero(stops["trip"] == trip)
         ends = columns["stop_until"][own]
