@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 # %% ../nbs/00___init__.ipynb #36709b3f
 _ROOMS = {
+    "aligned": "data.joined",
     "backtest": "desk.backtest",
     "candles": "desk.frames",
     "check": "strategy.check",
@@ -27,6 +28,7 @@ _ROOMS = {
     "own": "strategy.templates",
     "register": "features.columns",
     "rehearse": "desk.rehearse",
+    "resample": "data.joined",
     "sweep": "desk.sweep",
     "vary": "strategy.templates",
     "walkforward": "desk.walkforward",

@@ -7,9 +7,11 @@ __all__ = ['E8', 'Told', 'NOTHING', 'MOST_E8', 'Floats', 'COLUMNS', 'MarginTier'
            'countable', 'Candles', 'check']
 
 # %% ../../nbs/00_core/30_market.ipynb #8ef9fdc5
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
+from difflib import get_close_matches
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from .clock import iso, timeframe_ms
 from .errors import ConfigError, DataError
+from .names import symbol_of, venue_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +163,10 @@ Floats = NDArray[np.float64]
 COLUMNS = ("open", "high", "low", "close", "volume")
 
 
+def _key(candles: "Candles") -> tuple[str, str, str]:
+    return candles.venue, candles.symbol, candles.timeframe
+
+
 def _extent(candles: "Candles") -> str:
     "Bars, period from the first open to the last close, range of prices."
     if not len(candles):
@@ -168,6 +175,27 @@ def _extent(candles: "Candles") -> str:
     return (
         f"{len(candles):,} bars, {iso(first)} – {iso(end)}, prices {candles.low.min():,.6g} – {candles.high.max():,.6g}"
     )
+
+# %% ../../nbs/00_core/30_market.ipynb #80f6d0b1
+def _as_frame(candles: "Candles") -> "pd.DataFrame":
+    import pandas as pd
+
+    index = pd.DatetimeIndex(pd.to_datetime(candles.open_ms, unit="ms", utc=True), name="open_time")
+    return pd.DataFrame({name: getattr(candles, name) for name in COLUMNS} | candles.extras, index=index)
+
+
+def _with(candles: "Candles") -> str:
+    "What there is beside the prices."
+    extras = f", with {', '.join(candles.extras)}" if candles.extras else ""
+    series = ", ".join(" ".join(_key(each)) for each in candles.others)
+    return extras + (f", beside {series}" if series else "")
+
+
+def _as_html(candles: "Candles") -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in candles.notes)
+    beside = f"<br>{escape(_with(candles).removeprefix(', '))}" if _with(candles) else ""
+    title = escape(" ".join(_key(candles)))
+    return f'<div><b>{title}</b><br>{_extent(candles)}{beside}<ul style="opacity:.75">{notes}</ul></div>'
 
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +216,7 @@ class Candles:
     instrument: Instrument | None = None  # whose bars they are, where the store that gave them knew
     changes: tuple[VenueRules, ...] = ()  # rules of that instrument that hold later, each from its `since_ms` on
     funding: tuple[NDArray[np.int64], Floats] | None = None  # stamps and rates of the market, as far as stored
+    others: "tuple[Candles, ...]" = ()  # series that a strategy may read beside these, within the span of these
 
     @property
     def bar_ms(self) -> int:
@@ -198,29 +227,38 @@ class Candles:
 
     def __getitem__(self, part: slice) -> "Candles":
         cut: dict[str, Any] = {name: getattr(self, name)[part] for name in ("open_ms", *COLUMNS)}
-        return replace(self, **cut, extras={name: column[part] for name, column in self.extras.items()})
+        bars = replace(self, **cut, extras={name: column[part] for name, column in self.extras.items()})
+        return replace(bars, others=_within(bars, self.others)) if self.others else bars
 
     def to_frame(self) -> "pd.DataFrame":
         "A DataFrame with the opens in UTC as its index: prices, volume and the extras."
-        import pandas as pd
-
-        index = pd.DatetimeIndex(pd.to_datetime(self.open_ms, unit="ms", utc=True), name="open_time")
-        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS} | self.extras, index=index)
+        return _as_frame(self)
 
     def between(self, since_ms: int, until_ms: int) -> "Candles":
         "Bars with since ≤ open < until."
         first, last = np.searchsorted(self.open_ms, [since_ms, until_ms])
         return self[int(first) : int(last)]
 
+    def beside(self, *others: "Candles") -> "Candles":
+        "The same with other series that a strategy may read; raises `DataError` on a series that is there already or shares no time with these."
+        return replace(self, others=_beside(self, others))
+
+    def other(self, symbol: str, timeframe: str | None = None, venue: str | None = None) -> "Candles":
+        """A series beside these as known at the last close: one bar for each of these in their own timeframe, the closed bars in another.
+
+        Where a bar is missing the last close stands in, with no volume; before the first bar all is NaN. Raises `DataError` naming what is there.
+        """
+        return _as_known(self, _named(self, symbol, timeframe, venue))
+
+    def once(self, what: Hashable, arrays: Sequence[NDArray[Any]], make: Callable[[], Any]) -> Any:
+        "What `make` makes of these arrays; candles with a cache make it once."
+        return make()
+
     def __repr__(self) -> str:
-        beside = f", with {', '.join(self.extras)}" if self.extras else ""
-        return f"Candles({self.venue} {self.symbol} {self.timeframe}: {_extent(self)}{beside})"
+        return f"Candles({' '.join(_key(self))}: {_extent(self)}{_with(self)})"
 
     def _repr_html_(self) -> str:
-        extras = f"<br>with {escape(', '.join(self.extras))}" if self.extras else ""
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        title = escape(f"{self.venue} {self.symbol} {self.timeframe}")
-        return f'<div><b>{title}</b><br>{_extent(self)}{extras}<ul style="opacity:.75">{notes}</ul></div>'
+        return _as_html(self)
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
@@ -255,4 +293,83 @@ def check(candles: Candles) -> Candles:
             raise DataError(
                 f"{where}: bar {first} ({iso(int(candles.open_ms[first]))}): {fault}; {int(rows.sum())} such bars"
             )
+    for other in candles.others:
+        check(other)
     return candles
+
+# %% ../../nbs/00_core/30_market.ipynb #7a0126e9
+def _within(candles: Candles, others: Sequence[Candles]) -> tuple[Candles, ...]:
+    "The bars of each that opened since the first open and had closed by the last close."
+    begin_ms, end_ms = (int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms) if len(candles) else (0, 0)
+    spans = [np.searchsorted(each.open_ms, [begin_ms, end_ms - each.bar_ms + 1]) for each in others]
+    return tuple(each[int(first) : int(end)] for each, (first, end) in zip(others, spans, strict=True))
+
+
+def _beside(candles: Candles, others: Sequence[Candles]) -> tuple[Candles, ...]:
+    "Those beside the candles and these, whole where the candles have them and cut to their span."
+    found = list(candles.others)
+    for each in others:
+        if not isinstance(each, Candles):
+            raise DataError(
+                f"only candles can stand beside candles, was {type(each).__name__}: at.load(...) gives them"
+            )
+        if _key(each) in map(_key, (candles, *found)):
+            raise DataError(f"{' '.join(_key(each))} is there already: each series stands beside the candles once")
+        (cut,) = _within(
+            candles, [replace(each, others=(), funding=None, changes=())]
+        )  # what is stamped later is not known
+        if len(candles) and not len(cut):
+            raise DataError(
+                f"{' '.join(_key(each))} ({_extent(each)}) has no bar within {' '.join(_key(candles))} ({_extent(candles)}): take both from one period"
+            )
+        found.append(cut)
+    return tuple(found)
+
+# %% ../../nbs/00_core/30_market.ipynb #af788f68
+def _named(candles: Candles, symbol: str, timeframe: str | None, venue: str | None) -> Candles:
+    "The series that is meant: of the candles' own timeframe and venue where there are several."
+    wanted = symbol_of(symbol), timeframe, None if venue is None else venue_of(venue)
+    told = {"symbol": wanted[0], "timeframe": timeframe, "venue": wanted[2]}
+    fitting = [each for each in candles.others if all(v in (None, getattr(each, k)) for k, v in told.items())]
+    rank = {id(each): (each.timeframe != candles.timeframe, each.venue != candles.venue) for each in fitting}
+    best = [each for each in fitting if rank[id(each)] == min(rank.values())]
+    if len(best) == 1:
+        return best[0]
+    there = ", ".join(" ".join(_key(each)) for each in candles.others) or "nothing"
+    asked = " ".join(filter(None, [wanted[2], wanted[0], timeframe]))
+    if best:
+        raise DataError(f"{asked} may be several of {there}: say which, as in other({symbol!r}, {best[0].timeframe!r})")
+    symbols = [each.symbol for each in candles.others]
+    near = [] if wanted[0] in symbols else get_close_matches(wanted[0], symbols, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(
+        f"{asked} is not beside {' '.join(_key(candles))}: {hint}there is {there}; candles.beside(...) adds a series, `also` of a bot names it"
+    )
+
+# %% ../../nbs/00_core/30_market.ipynb #7a8c1c04
+def _as_known(candles: Candles, other: Candles) -> Candles:
+    "The other series under the cache of the candles, bar for bar where the timeframes are the same."
+    columns: dict[str, Any] = {name: getattr(other, name) for name in ("open_ms", *COLUMNS)} | other.extras
+    if other.timeframe == candles.timeframe and not np.array_equal(other.open_ms, candles.open_ms):
+        columns = _in_rows(candles, other, columns)
+    fields = {name: columns.pop(name) for name in ("open_ms", *COLUMNS)}
+    whose = {name: getattr(other, name) for name in ("venue", "symbol", "timeframe", "notes", "instrument")}
+    return replace(candles, **whose, **fields, extras=columns, changes=(), funding=None, others=())
+
+
+def _in_rows(candles: Candles, other: Candles, columns: Mapping[str, Any]) -> dict[str, Any]:
+    "Each column in the rows of the candles: the last close and no volume where a bar is missing, NaN before the first."
+    stamps, found = [candles.open_ms, other.open_ms], {"open_ms": candles.open_ms}
+    row = candles.once("row", stamps, lambda: np.searchsorted(other.open_ms, candles.open_ms, side="right") - 1)
+    for name in [name for name in columns if name != "open_ms"]:
+        gone = other.close if name in COLUMNS[:4] else np.full(len(other), 0.0 if name == "volume" else np.nan)
+        what, given = ("shown", name in COLUMNS, name == "volume"), [*stamps, columns[name], other.close]
+        found[name] = candles.once(what, given, partial(_shown, candles, other, row, columns[name], gone))
+    return found
+
+
+def _shown(candles: Candles, other: Candles, row: NDArray[np.int64], values: Floats, gone: Floats) -> Floats:
+    if not len(other):
+        return np.full(len(row), np.nan)
+    found = np.where(other.open_ms[row] == candles.open_ms, values[row], gone[row])
+    return np.where(row < 0, np.nan, found)

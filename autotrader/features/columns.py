@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
@@ -326,6 +326,17 @@ class CachedCandles(Candles):
 
     cache: ColumnCache
 
+    def once(self, what: Hashable, arrays: Sequence[NDArray[Any]], make: Callable[[], Any]) -> Any:
+        "What was made before of the same arrays, else what `make` makes of them now; not to be written to."
+        return self.cache.get(what, arrays, lambda: _fixed(make()))
+
+
+def _held(candles: Candles) -> dict[str, Any]:
+    "Everything that is an array, not to be written to."
+    columns = {name: _fixed(getattr(candles, name)) for name in ("open_ms", *COLUMNS)}
+    others = tuple(replace(each, **_held(each)) for each in candles.others)
+    return {**columns, "extras": {name: _fixed(values) for name, values in candles.extras.items()}, "others": others}
+
 
 def cached(
     candles: Candles,
@@ -333,14 +344,11 @@ def cached(
     room: int = ROOM,  # bytes
 ) -> CachedCandles:
     "The same candles, not to be written to, with a cache of their own."
-    fields: dict[str, Any] = {name: _fixed(getattr(candles, name)) for name in ("open_ms", *COLUMNS)}
-    extras = {name: _fixed(values) for name, values in candles.extras.items()}
     return CachedCandles(
         venue=candles.venue,
         symbol=candles.symbol,
         timeframe=candles.timeframe,
-        **fields,
-        extras=extras,
+        **_held(candles),
         notes=candles.notes,
         cache=ColumnCache(room),
     )

@@ -333,11 +333,13 @@ def _title(strategy: Strategy) -> str:
     return f"{name_of(strategy)}({words})" if words else name_of(strategy)
 
 
-def _untouched(strategy: Strategy, candles: Candles, copy: Candles) -> None:
+def _untouched(strategy: Strategy, candles: Candles, copy: Candles, whose: str = "candles.") -> None:
     for name in (*COLUMNS, *candles.extras):
         ours, theirs = (np.asarray(each.extras.get(name, getattr(each, name, 0))) for each in (candles, copy))
         if not np.array_equal(ours, theirs, equal_nan=True):
-            raise ConfigError(f"{name_of(strategy)} writes into candles.{name}: work on a copy of it")
+            raise ConfigError(f"{name_of(strategy)} writes into {whose}{name}: work on a copy of it")
+    for other, its_copy in zip(candles.others, copy.others, strict=True):
+        _untouched(strategy, other, its_copy, f"{other.symbol}'s ")
 
 # %% ../../nbs/55_strategy/60_check.ipynb #bb2efa1c
 def _other_tests(subject: _Subject, futures: Sequence[int], moved: Sequence[int]) -> tuple[LookaheadTest, ...]:

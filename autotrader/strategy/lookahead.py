@@ -96,18 +96,22 @@ def absurd(candles: Candles) -> Candles:
     "The same stamps with prices and volumes nobody has seen, and no extras."
     factor = np.where(np.arange(len(candles)) % 2, 1e3, 1e-3)
     columns: dict[str, Any] = {name: getattr(candles, name) * factor + 1.0 for name in COLUMNS}
-    return replace(candles, **columns, extras={name: np.full(len(candles), np.nan) for name in candles.extras})
+    extras = {name: np.full(len(candles), np.nan) for name in candles.extras}
+    return replace(candles, **columns, extras=extras, others=tuple(map(absurd, candles.others)))
 
 
 def spliced(head: Candles, tail: Candles, at: int) -> Candles:
-    "Bars before `at` from the one, the rest from the other."
+    "Bars before `at` from the one, the rest from the other; of what is beside them, what had closed by then, and the rest."
+    known_ms = int(head.open_ms[at - 1]) + head.bar_ms if at else 0
+    closed = [int(np.searchsorted(each.open_ms, known_ms - each.bar_ms, side="right")) for each in head.others]
 
     def both(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([a[:at], b[at:]])
 
     columns: dict[str, Any] = {name: both(getattr(head, name), getattr(tail, name)) for name in COLUMNS}
     extras = {name: both(column, tail.extras[name]) for name, column in head.extras.items()}
-    return replace(head, **columns, extras=extras)
+    others = tuple(spliced(*each) for each in zip(head.others, tail.others, closed, strict=True))
+    return replace(head, **columns, extras=extras, others=others)
 
 # %% ../../nbs/55_strategy/55_lookahead.ipynb #22852589
 def poisoned(
@@ -232,8 +236,11 @@ CYCLE_MS = 28 * 365 * DAY_MS + 7 * DAY_MS
 
 def knows_dates(answer: Answer, candles: Candles) -> bool:
     "Whether the same bars a whole calendar cycle later get other answers."
-    truth, later = answer(candles), replace(candles, open_ms=candles.open_ms + CYCLE_MS)
-    return first_change(truth, answer(later), bars=len(candles)) is not None
+    return first_change(answer(candles), answer(_moved(candles)), bars=len(candles)) is not None
+
+
+def _moved(candles: Candles) -> Candles:
+    return replace(candles, open_ms=candles.open_ms + CYCLE_MS, others=tuple(map(_moved, candles.others)))
 
 # %% ../../nbs/55_strategy/55_lookahead.ipynb #862d56ec
 def _codes(code: CodeType) -> Iterator[CodeType]:
