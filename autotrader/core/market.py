@@ -186,16 +186,8 @@ def _as_frame(candles: "Candles") -> "pd.DataFrame":
 
 def _with(candles: "Candles") -> str:
     "What there is beside the prices."
-    extras = f", with {', '.join(candles.extras)}" if candles.extras else ""
-    series = ", ".join(" ".join(_key(each)) for each in candles.others)
-    return extras + (f", beside {series}" if series else "")
-
-
-def _as_html(candles: "Candles") -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in candles.notes)
-    beside = f"<br>{escape(_with(candles).removeprefix(', '))}" if _with(candles) else ""
-    title = escape(" ".join(_key(candles)))
-    return f'<div><b>{title}</b><br>{_extent(candles)}{beside}<ul style="opacity:.75">{notes}</ul></div>'
+    columns, series = ", ".join(candles.extras), ", ".join(" ".join(_key(each)) for each in candles.others)
+    return (f", with {columns}" if columns else "") + (f", beside {series}" if series else "")
 
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,10 +236,7 @@ class Candles:
         return replace(self, others=_beside(self, others))
 
     def other(self, symbol: str, timeframe: str | None = None, venue: str | None = None) -> "Candles":
-        """A series beside these as known at the last close: one bar for each of these in their own timeframe, the closed bars in another.
-
-        Where a bar is missing the last close stands in, with no volume; before the first bar all is NaN. Raises `DataError` naming what is there.
-        """
+        "A series beside these as known at the last close: bar for bar in their timeframe (see `_in_rows`), the closed bars in another; raises `DataError`."
         return _as_known(self, _named(self, symbol, timeframe, venue))
 
     def once(self, what: Hashable, arrays: Sequence[NDArray[Any]], make: Callable[[], Any]) -> Any:
@@ -258,7 +247,9 @@ class Candles:
         return f"Candles({' '.join(_key(self))}: {_extent(self)}{_with(self)})"
 
     def _repr_html_(self) -> str:
-        return _as_html(self)
+        head = "<br>".join([f"<b>{escape(' '.join(_key(self)))}</b>", _extent(self), escape(_with(self)[2:])])
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return f'<div>{head.removesuffix("<br>")}<ul style="opacity:.75">{notes}</ul></div>'
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
