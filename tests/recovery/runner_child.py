@@ -267,13 +267,15 @@ class Runner:
         return await_value(self.poll, timeout_s, "the runner did not end")
 
 
-def await_value(look: Callable[[], Any], timeout_s: float, else_say: str | Callable[[], str]) -> Any:
-    "Look until there is something; what there is."
+def await_value(
+    look: Callable[[], Any], timeout_s: float, else_say: str | Callable[[], str], *, every_s: float = 0.03
+) -> Any:
+    "Look until there is something; what there is. Whoever looks more often takes the time from the runner that it waits for."
     deadline = time.monotonic() + timeout_s
     while (found := look()) is None or found is False:
         if time.monotonic() > deadline:
             raise AssertionError(else_say if isinstance(else_say, str) else else_say())
-        time.sleep(0.004)
+        time.sleep(every_s)
     return found
 
 

@@ -111,7 +111,7 @@ def _kill(desk: Desk, runner: Runner, *, events: int, within_s: float, then_s: f
         assert runner.poll() is None, f"the replay ended before the kill: {runner.said}"
         return desk.events() >= events or time.monotonic() > until
 
-    await_value(is_time, 120, lambda: f"no {events} events in two minutes: {runner.said}")
+    await_value(is_time, 120, lambda: f"no {events} events in two minutes: {runner.said}", every_s=0.004)
     time.sleep(then_s)
     runner.kill()
 
