@@ -95,7 +95,7 @@
         if (!home) panels.push(home = panel(line.panel, 74, { title: line.panel, wanted: 3 }))
         home.lines.push(line)
       }
-      if (spec.is_scaled) panels.push(panel("held", 44, { title: "position", wanted: 1 }))
+      if (spec.is_scaled) panels.push(panel("held", 44, { title: "position", wanted: 2 }))
       panels.push(panel("equity", isPhone ? 110 : 130, { title: `money, ${spec.unit}`, places: 0, log: true, wanted: 5 }))
       panels.push(panel("fall", 58, { title: "drawdown, %", wanted: 2 }))
       let top = 4
@@ -339,7 +339,10 @@
       for (const panel of below) {
         if (panel.name === "equity") scaled(panel, ...bounds(panel, money, market))
         else if (panel.name === "fall") { const deep = Math.min(bounds(panel, falls)[0], -1e-4); Object.assign(panel, { isLog: false, low: 100 * deep, limit: 0, y: v => panel.top + panel.high * v / (100 * deep) }) }
-        else if (panel.name === "held") { const most = spec.most_held; scaled(panel, spec.least_held, most, 0.04) }
+        else if (panel.name === "held") {
+          const begin = Math.max(place(c.fill_when, view.since) - 1, 0), inside = c.fill_held.subarray(begin, place(c.fill_when, view.until))
+          scaled(panel, inside.reduce((a, b) => Math.min(a, b), 0), inside.reduce((a, b) => Math.max(a, b), 0), 0.04)
+        }
         else scaled(panel, ...bounds(panel, ...panel.lines.map(each => lines.get(each))))
       }
       const ticks = dates(view.since, view.until, Math.max(3, Math.floor((right - left) / 92)))

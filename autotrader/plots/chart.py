@@ -345,8 +345,6 @@ def _spec(result: Result, columns: Mapping[str, Numbers], bars: Bars, trips: int
         "capital": capital,
         "hold": capital / (float(part.tape.open[0]) * tick),
         "largest": float(columns["fill_qty"].values.max(initial=tick)),
-        "most_held": float(held.max(initial=0.0)),
-        "least_held": float(held.min(initial=0.0)),
         "is_scaled": int((held != 0).sum()) > trips,
         "outside": [int(reason) for reason in Reason if reason >= OUTSIDE],
         "reasons": {int(reason): reason.name.lower() for reason in Reason},

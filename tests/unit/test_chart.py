@@ -231,7 +231,8 @@ def test_a_position_built_in_parts_shows_how_much_of_it_is_held() -> None:
     split = {"enabled": True, "count": 3, "method": "price", "price_gap_percent": 0.05, "expiry_seconds": 7_200}
     spec, columns = inside(played("ema_trend", market(6_000), split_entry=split).plot().html)
     assert spec["is_scaled"] and columns["fill_opens"].sum() > len(columns["trip"])
-    assert abs(columns["fill_held"][-1] if spec["columns"] else 1) <= spec["most_held"] - spec["least_held"]
+    held = np.cumsum(columns["fill_side"] * columns["fill_qty"])
+    np.testing.assert_allclose(columns["fill_held"], held, atol=1e-9)
     assert not inside(played("ema_trend", market(6_000)).plot().html)[0]["is_scaled"]
 
 
