@@ -37,7 +37,7 @@ from .cron import Cron, CronOrNever
 from ..core.clock import iso, parse_time, timeframe_ms
 from ..core.errors import ConfigError
 from ..core.market import MarginTier
-from ..core.names import symbol_of
+from ..core.names import series_of, symbol_of
 
 # %% ../../nbs/05_config/05_sections.ipynb #02901e3f
 class Section(BaseModel):
@@ -73,6 +73,14 @@ def _number(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         raise ValueError("must be a number; write it without quotes")
     return value
+
+
+def _series(text: str) -> str:
+    try:
+        venue, symbol, timeframe = series_of(text)
+    except ConfigError:
+        raise ValueError("must name a series like ETHUSDT, ETHUSDT 4h or binance:ETHUSDT 4h") from None
+    return (f"{venue}:" if venue else "") + symbol + (f" {_timeframe(timeframe)}" if timeframe else "")
 
 
 Symbol = Annotated[str, AfterValidator(_symbol)]
@@ -407,6 +415,7 @@ class BotSettings(Section):
     history_start: Annotated[str | None, BeforeValidator(_history_start)] = (
         None  # where its indicators begin; None: first bar
     )
+    also: tuple[Annotated[str, AfterValidator(_series)], ...] = ()  # series that its strategy reads beside its own
     sub_account: str | None = None  # member id; None: asked from the venue
     initial_capital_usdt: Money = 10_000.0
     sizing: Literal["lot", "equity_frac", "risk_frac"] = "lot"
@@ -444,6 +453,20 @@ class BotSettings(Section):
                 f"equity_frac ({self.equity_frac:g}) must not be above max_leverage ({self.max_leverage:g}); lower one, raise the other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _series_of_others(self) -> Self:
+        seen = [(self.venue, self.symbol, self.timeframe), *self.also_series]
+        for i, series in enumerate(seen):
+            if series in seen[:i]:
+                raise ValueError(f"also names {' '.join(series)} twice, or the bot's own series; leave it out")
+        return self
+
+    @property
+    def also_series(self) -> tuple[tuple[str, str, str], ...]:
+        "Venue, symbol and timeframe of each series in `also`."
+        named = map(series_of, self.also)
+        return tuple((venue or self.venue, symbol, frame or self.timeframe) for venue, symbol, frame in named)
 
     @property
     def history_start_ms(self) -> int | None:

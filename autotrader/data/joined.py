@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'aligned',
-           'Market', 'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'sources_of', 'paid',
-           'due_at_close']
+           'Market', 'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'load_beside', 'beside_notes',
+           'sources_of', 'paid', 'due_at_close']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Callable, Iterable, Sequence
@@ -461,6 +461,41 @@ def load_market(
     if is_known:
         candles = replace(candles, instrument=instrument, changes=changes)
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
+
+# %% ../../nbs/20_data/40_joined.ipynb #04a2082d
+def load_beside(
+    store: Store,
+    candles: Candles,
+    series: Iterable[tuple[str, str, str]],  # venue, symbol, timeframe
+) -> Candles:
+    "The candles with stored series beside them, over their span; raises `DataError` naming a series that is not stored."
+    for each in series:
+        since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+        try:
+            other = load_market(store, *each, since_ms, until_ms, fine=each[2], to_play=False).candles
+        except DataError as error:
+            own = f"{candles.venue} {candles.symbol} {candles.timeframe}"
+            raise DataError(f"{' '.join(each)}, wanted beside {own}: {error}") from None
+        candles = candles.beside(other)
+    return candles
+
+
+def beside_notes(candles: Candles) -> tuple[str, ...]:
+    "One sentence per series that stands beside the candles: which bars of it there are."
+    notes = []
+    for other in candles.others:
+        name = f"{other.venue} {other.symbol} {other.timeframe}"
+        if not len(other):
+            notes.append(f"its strategy may read {name}, of which there are no bars")
+            continue
+        first_ms, end_ms = int(other.open_ms[0]), int(other.open_ms[-1]) + other.bar_ms
+        notes.append(f"its strategy may read {name} as known: {len(other):,} bars, {iso(first_ms)} – {iso(end_ms)}")
+        if other.timeframe == candles.timeframe:
+            late = int(np.searchsorted(candles.open_ms, first_ms))
+            holes = int((~np.isin(candles.open_ms[late:], other.open_ms)).sum())
+            notes[-1] += f"; before it begins, {late:,} bars, nothing is known of it" if late else ""
+            notes[-1] += f"; the last close stands in for {holes:,} missing bars" if holes else ""
+    return tuple(notes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #5fad74ac
 def sources_of(

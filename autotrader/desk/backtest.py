@@ -6,7 +6,7 @@
 __all__ = ['backtest_bot', 'load', 'backtest']
 
 # %% ../../nbs/92_desk/20_backtest.ipynb #970d20ba
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..config.settings import load as load_settings
 from ..core.clock import SystemClock, parse_time, timeframe_ms
 from ..core.errors import AutotraderError, StoreError
 from ..core.market import Candles, Instrument, check
-from ..core.names import symbol_of, venue_of
-from ..data.joined import Market, due_at_close, load_market
+from ..core.names import series_of, symbol_of, venue_of
+from ..data.joined import Market, due_at_close, load_beside, load_market
 from ..data.sample import eurusd
 from .display import BacktestResult
 from ..engine.events import NEVER_MS
@@ -80,20 +80,23 @@ def load(
     venue: str = "bybit",
     since: str | None = None,  # "2025-03-08"; None: from the first bar
     until: str | None = None,  # opens before this; None: to the last bar
+    also: Sequence[str] = (),  # series to read beside them: "ETHUSDT", "ETHUSDT 4h", "binance:SOLUSDT"
     config: Path | str | None = None,  # None: config.toml in this folder
 ) -> Candles:
     "Stored candles with funding and open interest as known at each close; raises `DataError` or `ConfigError` saying what is missing."
     since_ms = None if since is None else parse_time(since, name="since")
     until_ms = None if until is None else parse_time(until, name="until")
     venue, pair = venue_of(venue), symbol_of(symbol)
-    if (venue, pair, timeframe) == ("sample", "EURUSD", "1h"):
+    if (venue, pair, timeframe, *also) == ("sample", "EURUSD", "1h"):
         return check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
+    series = [(v or venue, s, t or timeframe) for v, s, t in map(series_of, also)]
     settings = load_settings(None if config is None else Path(config))
     store = open_store(settings.database_url, folder=settings.folder, declared=settings.instruments)
     try:
         first_ms, end_ms = _stored_span(store, venue, pair)
         period = first_ms if since_ms is None else since_ms, end_ms if until_ms is None else until_ms
-        return _with_funding_due(load_market(store, venue, pair, timeframe, *period, fine=timeframe, to_play=False))
+        candles = _with_funding_due(load_market(store, venue, pair, timeframe, *period, fine=timeframe, to_play=False))
+        return load_beside(store, candles, series)
     finally:
         store.close()
 

@@ -112,6 +112,13 @@ def _span(bot: BotSettings, store: Store) -> tuple[int, int]:
     return series.first_ms, series.last_ms + timeframe_ms(series.timeframe)
 
 
+def _spans(bot: BotSettings, store: Store) -> list[tuple[int, int]]:
+    "The same for all series that its strategy reads."
+    names = ("venue", "symbol", "timeframe")
+    others = [bot.model_copy(update=dict(zip(names, series, strict=True))) for series in bot.also_series]
+    return [_span(each, store) for each in (bot, *others)]
+
+
 def _funded(bot: BotSettings, store: Store) -> tuple[int, int] | None:
     "First stamp and end of the stored funding; None where none is stored or charged."
     found, _ = rules_of(store, bot.venue, bot.symbol, NEVER_MS)
@@ -132,7 +139,7 @@ def period(
     since_ms = None if since is None else parse_time(since, name="`since`")
     until_ms = None if until is None else parse_time(until, name="`until`")
     if since_ms is None or until_ms is None:
-        spans = [span for bot in bots for span in (_span(bot, store), _funded(bot, store)) if span]
+        spans = [span for bot in bots for span in (*_spans(bot, store), _funded(bot, store)) if span]
         first_ms, end_ms = max(first for first, _ in spans), min(end for _, end in spans)
         if since is None and until is None and first_ms >= end_ms:
             raise DataError(

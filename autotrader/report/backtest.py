@@ -379,6 +379,14 @@ def _rules(result: Result) -> list[tuple[str, str]]:
     ]
 
 
+def _hashes(bars: Mapping[str, Any]) -> list[str]:
+    "What was played, and what could be read beside it."
+    beside = [
+        f"SHA-256 of {each['series']}, {each['bars']:,} bars: `{each['sha256']}`" for each in bars.get("beside", ())
+    ]
+    return [f"SHA-256 of these bars and their funding: `{bars['sha256']}`", *beside]
+
+
 def _source(result: Result) -> Markup:
     part, bars = result.part, bars_of(result.part)
     data = [
@@ -390,7 +398,7 @@ def _source(result: Result) -> Markup:
         ("money at the start", number(part.wallet_e8 / 1e8, coin_of(part.instrument.symbol))),
     ]
     own = [(name, f"{value:g}") for name, value in part.params_of.items()]
-    notes, bought = notes_of(part), prose(f"SHA-256 of these bars and their funding: `{bars['sha256']}`")
+    notes, bought = notes_of(part), prose("\n\n".join(_hashes(bars)))
     return joined(
         [
             section("About the data", bullets(notes)) if notes else "",

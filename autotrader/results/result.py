@@ -389,8 +389,8 @@ def payment_rows(result: Result, *, bot: str | None = None) -> Iterator[dict[str
 
 # %% ../../nbs/61_results/10_result.ipynb #cb421d1d
 def bars_of(part: Part) -> dict[str, Any]:
-    "Span and SHA-256 of the bars and the funding a run was given."
-    return bars_in(part.tape)
+    "Span and SHA-256 of the bars and the funding a run was given, and of each series its strategy could read beside them."
+    return bars_in(part.tape, part.history)
 
 
 def identity(part: Part, run: Run) -> str:

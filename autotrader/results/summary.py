@@ -17,6 +17,7 @@ from ..core.clock import iso
 from ..engine.metrics import Stats, round_trips
 from ..engine.simulate import Run
 from .result import Result, coin_of, market_frac, open_of
+from ..search.task import series_in
 from ..strategy.setup import Part
 
 if TYPE_CHECKING:
@@ -255,4 +256,9 @@ def as_row(result: Result) -> dict[str, Any]:
         "notes": list(notes_of(part)),
         "protection": protection_said(part),
         "doubts": doubts_said(part, result.run, result.stats),
+        **(
+            {"beside": [series_in(each) for each in part.history.others]}
+            if part.history and part.history.others
+            else {}
+        ),
     }

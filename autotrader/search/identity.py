@@ -50,11 +50,13 @@ def _columns(candles: Candles) -> Iterator[tuple[str, str]]:
 
 
 def fingerprint(market: Market) -> str:
-    "Hash of all bars and funding that a backtest sees."
+    "Hash of all bars and funding that a backtest sees, of other series too."
     fine = [] if market.fine is None else list(_columns(market.fine))
     is_paid = market.funding.rate != 0.0
     paid = [_array(column[is_paid]).hex() for column in (market.funding.ts_ms, market.funding.rate)]
-    return digest([market.candles.timeframe, list(_columns(market.candles)), fine, paid]).hex()
+    beside = [[each.venue, each.symbol, each.timeframe, list(_columns(each))] for each in market.candles.others]
+    told = [market.candles.timeframe, list(_columns(market.candles)), fine, paid]
+    return digest([*told, beside] if beside else told).hex()
 
 # %% ../../nbs/60_search/25_identity.ipynb #c12223af
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Maker', 'Task', 'task_for', 'strategy_of', 'is_made', 'part_of', 'prepare', 'stamps_of', 'as_market', 'as_bot',
-           'as_costs', 'task_of', 'bars_in', 'bars_played']
+           'as_costs', 'task_of', 'series_in', 'bars_in', 'bars_played']
 
 # %% ../../nbs/60_search/05_task.ipynb #424eb6e9
 import hashlib
@@ -19,14 +19,14 @@ from ..config.sections import Backtest, BotSettings
 from ..config.settings import table_of
 from ..core.clock import iso
 from ..core.errors import ConfigError, DataError
-from ..core.market import Candles, Floats, Instrument, VenueRules, check
+from ..core.market import COLUMNS, Candles, Floats, Instrument, VenueRules, check
 from ..data.instruments import infer, known
-from ..data.joined import FundingEvents, Market, due_at_close, load_market, paid
+from ..data.joined import FundingEvents, Market, due_at_close, beside_notes, load_beside, load_market, paid
 from ..engine.simulate import Tape, make_tape
 from ..store.database import Store
 from ..strategy.setup import Part, history_from, part_for, strategy_for
 from ..strategy.source import strategy_from
-from ..strategy.templates import Strategy, name_of
+from ..strategy.templates import Strategy
 
 # %% ../../nbs/60_search/05_task.ipynb #af9891dd
 Maker = Callable[..., Strategy]
@@ -41,11 +41,6 @@ class Task:
     history: Candles  # from the bot's anchor on to the end of the period
     market: Market  # the period itself
     strategy: Strategy | Maker | None = None  # None: the one its settings name
-
-    def __repr__(self) -> str:
-        candles = self.market.candles
-        name = self.bot.decision.strategy if self.strategy is None else name_of(self.strategy)  # type: ignore[arg-type]
-        return f"Task({self.bot.id}: {name} on {candles!r})"
 
 
 def task_for(
@@ -62,6 +57,11 @@ def task_for(
     end_ms = int(market.candles.open_ms[-1]) + market.candles.bar_ms
     series = bot.venue, bot.symbol, bot.timeframe
     history = load_market(store, *series, first_ms, end_ms, fine=bot.timeframe, instrument=market.instrument).candles
+    if bot.also:
+        history = load_beside(store, history, bot.also_series)
+        others = history.between(int(market.candles.open_ms[0]), end_ms).others
+        notes = (*market.candles.notes, *beside_notes(history))
+        market = replace(market, candles=replace(market.candles, others=others, notes=notes))
     return Task(bot=bot, costs=costs, history=history, market=market)
 
 # %% ../../nbs/60_search/05_task.ipynb #36d9b20f
@@ -154,7 +154,7 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     if instrument.rules.funding_interval_ms and candles.funding is None and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
     return Market(
-        candles=replace(candles, notes=tuple(dict.fromkeys((*candles.notes, *note)))),
+        candles=replace(candles, notes=(*candles.notes, *note, *beside_notes(candles))),
         fine=fine,
         instrument=instrument,
         funding=_funding_of(candles, (instrument.rules, *changes)),
@@ -195,8 +195,20 @@ def task_of(
     return Task(bot=settings, costs=as_costs(costs), history=market.candles, market=market, strategy=chosen)
 
 # %% ../../nbs/60_search/05_task.ipynb #247e2396
-def bars_in(tape: Tape) -> dict[str, Any]:
-    "Span and SHA-256 of bars and their funding."
+def series_in(candles: Candles) -> dict[str, Any]:
+    "Name, span and SHA-256 of candles with their extra columns."
+    digest = hashlib.sha256(candles.open_ms.astype("<i8").tobytes())
+    columns = {name: getattr(candles, name) for name in COLUMNS} | candles.extras
+    for name, values in sorted(columns.items()):
+        digest.update(name.encode() + values.astype("<f8").tobytes())
+    name, end = f"{candles.venue} {candles.symbol} {candles.timeframe}", len(candles) - 1
+    stamps = {"first": iso(int(candles.open_ms[0])), "last": iso(int(candles.open_ms[end]))} if len(candles) else {}
+    return {"series": name, "bars": len(candles), **stamps, "sha256": digest.hexdigest()}
+
+
+def bars_in(tape: Tape, history: Candles | None = None) -> dict[str, Any]:
+    "Span and SHA-256 of bars and their funding, and of each series beside the history."
+    beside = [series_in(each) for each in history.others] if history is not None else []
     digest = hashlib.sha256()
     for name in tape._fields[1:]:
         digest.update(name.encode() + np.ascontiguousarray(getattr(tape, name)).data)
@@ -207,6 +219,7 @@ def bars_in(tape: Tape) -> dict[str, Any]:
         "bar_ms": tape.bar_ms,
         "funding": len(tape.funding_ms),
         "sha256": digest.hexdigest(),
+        **({"beside": beside} if beside else {}),
     }
 
 
@@ -220,4 +233,4 @@ def bars_played(task: Task) -> dict[str, Any]:
         funding_ms=market.funding.ts_ms,
         funding_rate=market.funding.rate,
     )
-    return {"bot": task.bot.id, **bars_in(tape)}
+    return {"bot": task.bot.id, **bars_in(tape, task.history)}
