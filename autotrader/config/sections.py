@@ -397,6 +397,19 @@ def _history_start(value: Any) -> Any:
         raise ValueError('must be a date like "2025-03-08"') from None
 
 
+def _each_once(series: list[tuple[str, str, str]]) -> None:
+    for i, each in enumerate(series):
+        if each in series[:i]:
+            raise ValueError(f"also names {' '.join(each)} twice, or the bot's own series; leave it out")
+
+
+def _one_way_in(entry: Entry, split: SplitEntry) -> None:
+    if entry.kind == "limit" and split.enabled:
+        raise ValueError(
+            'split_entry and entry.kind = "limit" both say how an entry is ordered; choose one: split_entry.method = "price" rests limit orders too'
+        )
+
+
 def _usable_id(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*", text) or text.lower() == "main":
         raise ValueError('must be letters, digits and single "_", and not "main"; give the bot an id = "…" key')
@@ -441,25 +454,15 @@ class BotSettings(Section):
         return data
 
     @model_validator(mode="after")
-    def _size_possible(self) -> Self:
-        if self.entry.kind == "limit" and self.split_entry.enabled:
-            raise ValueError(
-                'split_entry and entry.kind = "limit" both say how an entry is ordered; choose one: split_entry.method = "price" rests limit orders too'
-            )
+    def _possible(self) -> Self:
+        _each_once([(self.venue, self.symbol, self.timeframe), *self.also_series])
+        _one_way_in(self.entry, self.split_entry)
         if self.sizing == "lot" and not self.base_lot:
             raise ValueError('sizing "lot" needs base_lot above 0; give it, or set sizing = "equity_frac"')
         if self.sizing == "equity_frac" and self.equity_frac > self.max_leverage:
             raise ValueError(
                 f"equity_frac ({self.equity_frac:g}) must not be above max_leverage ({self.max_leverage:g}); lower one, raise the other"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _series_of_others(self) -> Self:
-        seen = [(self.venue, self.symbol, self.timeframe), *self.also_series]
-        for i, series in enumerate(seen):
-            if series in seen[:i]:
-                raise ValueError(f"also names {' '.join(series)} twice, or the bot's own series; leave it out")
         return self
 
     @property

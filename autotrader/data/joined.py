@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Stamps', 'Source', 'as_known', 'coverage_note', 'join', 'FundingEvents', 'funding_events', 'resample', 'aligned',
-           'Market', 'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'load_beside', 'beside_notes',
-           'sources_of', 'paid', 'due_at_close']
+           'Market', 'rules_of', 'rules_for', 'in_force', 'publishers', 'load_market', 'load_other', 'load_beside',
+           'beside_notes', 'sources_of', 'paid', 'due_at_close']
 
 # %% ../../nbs/20_data/40_joined.ipynb #e09a0c3d
 from collections.abc import Callable, Iterable, Sequence
@@ -463,21 +463,31 @@ def load_market(
     return Market(candles=candles, fine=fine_bars, instrument=instrument, funding=funding, changes=changes)
 
 # %% ../../nbs/20_data/40_joined.ipynb #04a2082d
+def load_other(
+    store: Store,
+    series: tuple[str, str, str],  # venue, symbol, timeframe
+    since_ms: int,
+    until_ms: int,
+    *,
+    beside: str,  # what it is wanted beside, for the error
+) -> Candles:
+    "Stored bars of a series that somebody reads and does not trade; raises `DataError` naming it when there are none."
+    try:
+        found = load_market(store, *series, since_ms, until_ms, fine=series[2], to_play=False).candles
+    except DataError as error:
+        raise DataError(f"{' '.join(series)}, wanted beside {beside}: {error}") from None
+    return replace(found, funding=None, changes=())
+
+
 def load_beside(
     store: Store,
     candles: Candles,
     series: Iterable[tuple[str, str, str]],  # venue, symbol, timeframe
 ) -> Candles:
     "The candles with stored series beside them, over their span; raises `DataError` naming a series that is not stored."
-    for each in series:
-        since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
-        try:
-            other = load_market(store, *each, since_ms, until_ms, fine=each[2], to_play=False).candles
-        except DataError as error:
-            own = f"{candles.venue} {candles.symbol} {candles.timeframe}"
-            raise DataError(f"{' '.join(each)}, wanted beside {own}: {error}") from None
-        candles = candles.beside(other)
-    return candles
+    own = f"{candles.venue} {candles.symbol} {candles.timeframe}"
+    since_ms, until_ms = int(candles.open_ms[0]), int(candles.open_ms[-1]) + candles.bar_ms
+    return candles.beside(*(load_other(store, each, since_ms, until_ms, beside=own) for each in series))
 
 
 def beside_notes(candles: Candles) -> tuple[str, ...]:

@@ -68,6 +68,9 @@ def _with_funding_due(market: Market) -> Candles:
 
 def _stored_span(store: Store, venue: str, symbol: str) -> tuple[int, int]:
     "First open and last close of what is stored of a market, in any timeframe; everything when nothing is."
+    if (venue, symbol) == ("sample", "EURUSD"):
+        sample = eurusd()
+        return int(sample.open_ms[0]), int(sample.open_ms[-1]) + sample.bar_ms
     spans = [s for s in coverage(store) if (s.venue, s.symbol) == (venue, symbol)]
     ends = [s.last_ms + timeframe_ms(s.timeframe) for s in spans]
     return min((s.first_ms for s in spans), default=0), max(ends, default=NEVER_MS)

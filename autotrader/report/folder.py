@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import autotrader
-from ..core.clock import iso
 from ..core.errors import ConfigError, DataError
 from ..core.files import write_whole
-from ..core.market import Candles
 from ..store.database import to_json
 
 # %% ../../nbs/63_report/20_folder.ipynb #9bf1a06b

@@ -206,16 +206,17 @@ class Addresses:
 BYBIT = Addresses()
 
 
-def _instrument(store: Store, bot: BotSettings, now_ms: int) -> Instrument:
-    "The rules of a bot's market; raises `ConfigError` where there is no live feed, `DataError` where nothing is known of it."
-    if bot.venue != "bybit":
+def _instrument(store: Store, bot: BotSettings, venue: str, symbol: str, now_ms: int) -> Instrument:
+    "The rules of a market that a bot trades or reads; raises `ConfigError` where there is no live feed, `DataError` where nothing is known of it."
+    if venue != "bybit":
+        does = "trades" if (venue, symbol) == (bot.venue, bot.symbol) else "reads"
         raise ConfigError(
-            f"{bot.id} trades {bot.venue} {bot.symbol}, which has no live feed: use `replay`, or a symbol of bybit"
+            f"{bot.id} {does} {venue} {symbol}, which has no live feed: use `replay`, or a symbol of bybit"
         )
-    found, _ = rules_of(store, bot.venue, bot.symbol, now_ms)
+    found, _ = rules_of(store, venue, symbol, now_ms)
     if found is None:
         raise DataError(
-            f"the rules of {bot.symbol} are not stored: `autotrader data download --symbol {bot.symbol}` brings them"
+            f"the rules of {symbol} are not stored: `autotrader data download --symbol {symbol}` brings them"
         )
     return found.instrument
 
@@ -225,8 +226,12 @@ def _live(settings: Settings, store: Store, clock: Clock, market: Addresses) -> 
     if stage not in ("paper", "development"):
         raise ConfigError(f'general.environment = "{stage}": this version trades on paper only, set it to "paper"')
     bots = _bots(settings)
-    instruments = {(bot.venue, bot.symbol): _instrument(store, bot, clock.now_ms()) for bot in bots}
-    frames = {key: {bot.timeframe for bot in bots if (bot.venue, bot.symbol) == key} for key in instruments}
+    now_ms, instruments = clock.now_ms(), dict[tuple[str, str], Instrument]()
+    frames = dict[tuple[str, str], set[str]]()
+    for bot in bots:
+        for venue, symbol, frame in ((bot.venue, bot.symbol, bot.timeframe), *bot.also_series):
+            instruments[venue, symbol] = _instrument(store, bot, venue, symbol, now_ms)
+            frames.setdefault((venue, symbol), set()).add(frame)
     wanted = [
         Subscription(instrument=instruments[key], timeframes=tuple(sorted(names))) for key, names in frames.items()
     ]

@@ -21,7 +21,7 @@ from ..core.clock import iso
 from ..core.errors import ConfigError, DataError
 from ..core.market import COLUMNS, Candles, Floats, Instrument, VenueRules, check
 from ..data.instruments import infer, known
-from ..data.joined import FundingEvents, Market, due_at_close, beside_notes, load_beside, load_market, paid
+from ..data.joined import FundingEvents, Market, beside_notes, due_at_close, load_beside, load_market, paid
 from ..engine.simulate import Tape, make_tape
 from ..store.database import Store
 from ..strategy.setup import Part, history_from, part_for, strategy_for

@@ -27,7 +27,7 @@ from autotrader.store.database import Store, open_store
 
 HOUR, BARS = 3_600_000, 700
 BEGIN = parse_time("2025-01-01")
-RULES = '''
+RULES = """
 import numpy as np
 import autotrader as at
 
@@ -50,7 +50,7 @@ def third(candles):
     slow = candles.other("SOLUSDT", "4h", venue="binance")
     rise = at.aligned(slow.close > slow.open, slow, candles)
     return at.from_rules(long=rise, short=~rise, exit_long=~rise, exit_short=rise)
-'''
+"""
 RULED = {"pair": 20, "filtered": 24, "third": 8}
 
 
@@ -165,16 +165,17 @@ def test_the_fingerprints_tell_other_series_apart(desk: Path) -> None:
     assert len({fingerprint(each.market) for each in (task, other, task_of(rule, OWN))}) == 3
 
 
-def test_a_sweep_and_a_walk_forward_keep_what_is_beside(desk: Path) -> None:
+def test_a_sweep_and_a_walk_forward_keep_what_is_beside(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where nobody counts
     candles, config = OWN.beside(HOLED), desk / "config.toml"
     rule = strategy(desk, "pair")
     swept = at.sweep(rule, candles, {"look": range(10, 31, 10)}, config=config, progress=False)
     alone = at.backtest(at.vary(rule, {"look": 30}), candles, config=config)
     row = swept.table[swept.table["strategy_params.look"] == 30].iloc[0]
     assert (row["trades"], row["return"]) == (alone.stats.trades, pytest.approx(alone.stats.return_frac))
-    walked = at.walkforward(
-        rule, candles, {"look": range(10, 31, 10)}, train_days=10, test_days=5, config=config, progress=False
-    )
+    walked = at.walkforward(rule, candles, {"look": range(10, 31, 10)}, train_days=10, test_days=5, progress=False)
     assert len(walked.table) >= 2
     assert walked.summary["trades"] > 0
     assert any("may read bybit ETHUSDT" in note for note in walked.task.market.notes)
@@ -188,7 +189,9 @@ def test_the_period_of_a_bot_is_that_of_all_its_series(desk: Path, store: Store)
 
 
 def test_a_series_that_is_not_stored_is_named(desk: Path, store: Store) -> None:
-    with pytest.raises(DataError, match="bybit DOGEUSDT 4h, wanted beside bybit BTCUSDT 1h: .*stored is nothing") as caught:
+    with pytest.raises(
+        DataError, match=r"bybit DOGEUSDT 4h, wanted beside bybit BTCUSDT 1h: .*stored is nothing"
+    ) as caught:
         task_for(bot(desk, also=("DOGEUSDT 4h",)), store, Backtest(), since_ms=BEGIN, until_ms=BEGIN + 9 * HOUR)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="ETHUSDT is not beside") as told:

@@ -122,3 +122,37 @@ def test_only_numbers_of_a_function_are_parameters() -> None:
 
 def test_varying_one_parameter_keeps_the_others() -> None:
     assert vary(make("ema_trend", {"slow": 50}), {"fast": 20}) == make("ema_trend", {"fast": 20, "slow": 50})
+
+
+READER = """
+import autotrader as at
+
+def follows_days(bars):
+    days = bars.other("EURUSD", "1d")
+    rise = at.aligned(days.close > days.open, days, bars)
+    return at.from_rules(long=rise, short=~rise, exit_long=~rise, exit_short=rise)
+
+mine = at.own(follows_days, warmup=48)
+"""
+
+
+def test_an_idea_that_reads_another_series_becomes_a_bot_that_reads_it(desk: Path) -> None:
+    (desk / "ideas" / "reader.py").write_text(READER)
+    market, days = ("--symbol", "EURUSD", "--venue", "sample"), ("--also", "EURUSD 1d")
+    assert told(desk, "strategy", "check", "ideas/reader.py:mine", *market, *days)["verdict"] == "clean"
+    told(desk, "strategy", "bot", "ideas/reader.py:mine", *market, *days)
+    assert 'also = ["EURUSD 1d"]' in (desk / "config.toml").read_text()
+    bot = find_bot(load(desk / "config.toml", environ={}), "follows_days")
+    assert bot.also_series == (("sample", "EURUSD", "1d"),)
+    played = told(desk, "backtest", "--bot", "follows_days")["bots"][0]
+    assert played["trades"] > 20
+    assert [each["series"] for each in played["beside"]] == ["sample EURUSD 1d"]
+    assert told(desk, "rehearse", "--bot", "follows_days")["parity"]["follows_days"]["model"]["equal"]
+    assert told(desk, "strategy", "check", "ideas/reader.py:mine", "--bot", "follows_days")["verdict"] == "clean"
+
+    without = run(desk, "strategy", "check", "ideas/reader.py:mine", *market)
+    assert (without.returncode, len(without.stderr.strip().splitlines())) == (2, 1)
+    assert "EURUSD 1d is not beside sample EURUSD 1h: there is nothing" in without.stderr
+    twice = run(desk, "strategy", "check", "ideas/reader.py:mine", "--bot", "follows_days", *days)
+    assert twice.returncode == 2
+    assert "has series of its own: leave --also out" in twice.stderr
