@@ -132,7 +132,7 @@ def follows_days(bars):
     rise = at.aligned(days.close > days.open, days, bars)
     return at.from_rules(long=rise, short=~rise, exit_long=~rise, exit_short=rise)
 
-mine = at.own(follows_days, warmup=48)
+mine = at.own(follows_days, warmup=96)
 """
 
 
