@@ -26,7 +26,7 @@ from ..engine.simulate import Tape, make_tape
 from ..store.database import Store
 from ..strategy.setup import Part, history_from, part_for, strategy_for
 from ..strategy.source import strategy_from
-from ..strategy.templates import Strategy
+from ..strategy.templates import Strategy, name_of
 
 # %% ../../nbs/60_search/05_task.ipynb #af9891dd
 Maker = Callable[..., Strategy]
@@ -41,6 +41,11 @@ class Task:
     history: Candles  # from the bot's anchor on to the end of the period
     market: Market  # the period itself
     strategy: Strategy | Maker | None = None  # None: the one its settings name
+
+    def __repr__(self) -> str:
+        candles = self.market.candles
+        name = self.bot.decision.strategy if self.strategy is None else name_of(self.strategy)  # type: ignore[arg-type]
+        return f"Task({self.bot.id}: {name} on {candles!r})"
 
 
 def task_for(
@@ -154,7 +159,7 @@ def as_market(candles: Candles, fine: Candles | None, instrument: Instrument | N
     if instrument.rules.funding_interval_ms and candles.funding is None and "funding_due" not in candles.extras:
         note += ("these candles bring no funding: nothing is charged, so the result lacks that cost",)
     return Market(
-        candles=replace(candles, notes=(*candles.notes, *note, *beside_notes(candles))),
+        candles=replace(candles, notes=tuple(dict.fromkeys((*candles.notes, *note, *beside_notes(candles))))),
         fine=fine,
         instrument=instrument,
         funding=_funding_of(candles, (instrument.rules, *changes)),
