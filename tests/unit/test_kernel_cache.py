@@ -120,7 +120,7 @@ class Copy:
         return found
 
 
-EDITED = "sl_ratio * counted / tick"
+EDITED = "params.sl_ratio * counted / params.tick"
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     made = Copy(folder)
     shutil.copytree(Path(autotrader.__file__).parent, made.package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tmp").mkdir()
-    made.edit("engine/policy.py", EDITED, f"3.0 * {EDITED}")
+    made.edit("engine/protection.py", EDITED, f"3.0 * {EDITED}")
     yield made
     made._allow_writing(True)
 
@@ -168,6 +168,6 @@ def test_an_edited_policy_changes_backtest_and_cycle_alike(fresh: dict[str, Any]
 def test_after_an_edit_no_kernel_of_before_is_looked_at(copy: Copy, fresh: dict[str, Any]) -> None:
     before = Path(copy.run(CACHE).strip())
     assert list(before.rglob("policy.step-*.nbi"))
-    copy.edit("engine/policy.py", f"3.0 * {EDITED}", f"2.0 * {EDITED}")
+    copy.edit("engine/protection.py", f"3.0 * {EDITED}", f"2.0 * {EDITED}")
     after = Path(copy.run(CACHE).strip())
     assert after.parent == before.parent and not list(after.rglob("*.nb*"))
