@@ -184,7 +184,7 @@ def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
 # %% ../../nbs/99_cli/20_doctor.ipynb #7782f652
 def check_sizes(settings: Settings, store: "Store", *, clock: Clock) -> list[Check]:
     "Whether each enabled bot could trade at its smallest size, at the last stored price of its market."
-    from autotrader.data.joined import load_market
+    from autotrader.data.joined import load_beside, load_market
 
     found = []
     for bot in settings.sub_bots:
@@ -192,6 +192,7 @@ def check_sizes(settings: Settings, store: "Store", *, clock: Clock) -> list[Che
             continue
         try:
             market = load_market(store, bot.venue, bot.symbol, bot.timeframe, 0, clock.now_ms())
+            load_beside(store, market.candles, bot.also_series)  # which it cannot do without
         except DataError as error:
             found.append(Check("warn", "sizes", f"{bot.id}: not checked, {error}"))
             continue

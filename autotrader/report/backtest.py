@@ -398,11 +398,11 @@ def _source(result: Result) -> Markup:
         ("money at the start", number(part.wallet_e8 / 1e8, coin_of(part.instrument.symbol))),
     ]
     own = [(name, f"{value:g}") for name, value in part.params_of.items()]
-    notes, bought = notes_of(part), prose("\n\n".join(_hashes(bars)))
+    notes, bought = notes_of(part), [note(prose(line)) for line in _hashes(bars)]
     return joined(
         [
             section("About the data", bullets(notes)) if notes else "",
-            section("What was played", facts(data), note(bought)),
+            section("What was played", facts(data), *bought),
             section(f"Strategy: {part.strategy}", facts(own)) if own else "",
             section(f"Bot: {part.bot}", facts(_settings(result))),
             section("Venue, as assumed", facts(_rules(result))),

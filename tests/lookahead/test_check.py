@@ -323,7 +323,7 @@ def test_too_few_bars_are_told() -> None:
 
 
 def test_what_is_no_strategy_is_told() -> None:
-    assert "honest is not a strategy" in one_line(honest, candles_of())
+    assert "len is not a strategy" in one_line(len, candles_of())
 
 
 def test_a_rule_that_fails_on_a_young_series_is_clean_with_a_note() -> None:
