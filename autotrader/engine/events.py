@@ -75,6 +75,7 @@ class Money(IntEnum):
     FUNDING = 0  # a change; positive when received
     TRANSFER = 1  # a change that is neither profit nor loss
     SYNC = 2  # the wallet as the venue has it
+    OTHERS = 3  # what the account is worth beside this bot's wallet and position
 
 
 class Command(IntEnum):
@@ -261,6 +262,7 @@ def target_key(trip: int) -> int:
 # %% ../../nbs/40_engine/10_events.ipynb #c5c09c33
 _MONEY = [
     ("wallet_e8", "i8"),
+    ("others_e8", "i8"),  # what else the account is worth: the bots that share it
     ("peak_e8", "i8"),  # highest equity; moved by transfers
     ("day_ms", "i8"),  # start of the UTC day
     ("day_e8", "i8"),  # equity then; moved by transfers
@@ -499,7 +501,7 @@ def readable_state(record: np.void) -> dict[str, Any]:
 # %% ../../nbs/40_engine/10_events.ipynb #007d997e
 _GIVEN = ("stop_at", "target_at", "stop_gap", "target_gap")
 declare(EVENT, {2: dict.fromkeys(("stop_gap", "target_gap"), 0)})
-declare(STATE, {2: {"best": 0}, 3: dict.fromkeys((*_GIVEN, "weight", "resizing", "spent"), 0)})
+declare(STATE, {2: {"best": 0}, 3: dict.fromkeys((*_GIVEN, "weight", "resizing", "spent", "others_e8"), 0)})
 declare(
     PARAMS,
     {

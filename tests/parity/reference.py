@@ -183,6 +183,7 @@ class Bot:
         self.want, self.asked, self.have = (0, 0), (0, 0), (0, 0)
         self.protect_try = self.protect_after_ms = self.best = 0
         self.wallet_e8 = self.peak_e8 = self.day_e8 = wallet_e8
+        self.others_e8 = 0
         self.day_ms = -DAY_MS
         self.losses = self.realised_e8 = self.fees_e8 = self.funding_e8 = 0
         self.mode, self.pause, self.until_ms, self.trips_paused = Mode.RUN, Pause.NONE, 0, 0
@@ -229,7 +230,12 @@ class Bot:
         return self.mode in (Mode.RUN, Mode.NO_ENTRY) and self._broken_limit(equity) != Pause.NONE
 
     def equity_e8(self, mark: int) -> int:
-        return self.wallet_e8 + (self.held * mark - sign(self.held) * self.basis) * self.p.unit_e8
+        return self.money_e8 + (self.held * mark - sign(self.held) * self.basis) * self.p.unit_e8
+
+    @property
+    def money_e8(self) -> int:
+        "Of the account, whoever else trades on it."
+        return self.wallet_e8 + self.others_e8
 
     def _note(self, code: Note, a: float = 0.0, b: float = 0.0) -> None:
         self.wishes.append(Remark(code, float(a), float(b)))
@@ -521,6 +527,9 @@ class Bot:
         if event.code == Money.SYNC:
             self.wallet_e8 = event.amount_e8
             return
+        if event.code == Money.OTHERS:
+            self.others_e8 = event.amount_e8
+            return
         grows = {Money.FUNDING: ("funding_e8", "trip_e8"), Money.TRANSFER: ("peak_e8", "day_e8")}[Money(event.code)]
         for name in ("wallet_e8", *grows):
             setattr(self, name, getattr(self, name) + event.amount_e8)
@@ -533,7 +542,7 @@ class Bot:
         elif event.code == Command.RESUME:
             self.mode, self.pause, self.until_ms, self.size_factor, self.losses = Mode.RUN, Pause.NONE, 0, 1.0, 0
             if self.held == 0:
-                self.peak_e8 = self.wallet_e8
+                self.peak_e8 = self.money_e8
         else:
             self._restrain(event)
 
@@ -704,10 +713,10 @@ class Bot:
         if self.p.sizing == Sizing.LOT:
             wanted = self.p.size / self.p.step
         elif self.p.sizing == Sizing.EQUITY_FRAC:
-            wanted = self.p.size * self.wallet_e8 / step_e8
+            wanted = self.p.size * self.money_e8 / step_e8
         else:
-            wanted = self.p.size * self.wallet_e8 / (distance * self.p.unit_e8)
-        return self._capped(wanted * multiplier * self._reduction(), self._most(self.wallet_e8, self.close))
+            wanted = self.p.size * self.money_e8 / (distance * self.p.unit_e8)
+        return self._capped(wanted * multiplier * self._reduction(), self._most(self.money_e8, self.close))
 
     def _most(self, equity_e8: int, close: int) -> int:
         return min(int(self.p.max_leverage * equity_e8 / (close * self.p.unit_e8)), self.p.max_qty)
@@ -867,7 +876,7 @@ class Bot:
             "params_id seq last_ms next_key trip close mark atr decision opened_ms trip_e8 side total parts part "
             "part_qty next_ms deadline_ms atr0 best then_side then_ms exit_try exit_after_ms protect_try protect_after_ms "
             "wallet_e8 peak_e8 day_ms day_e8 losses realised_e8 fees_e8 funding_e8 mode pause until_ms trips_paused "
-            "size_factor weight spent"
+            "size_factor weight spent others_e8"
         )
         out: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         out |= {"qty": self.held, "cost": sign(self.held) * self.basis, "exiting": int(self.exiting)}
@@ -1317,44 +1326,85 @@ def levels_at(signals: Any, b: int, tick: float) -> dict[str, int]:
     return found
 
 
+class Market:
+    "One market's recording, bar after bar, and what a bot on it is told."
+
+    def __init__(self, tape: Any, signals: Any, atr: Any, desk: Desk) -> None:
+        self.tape, self.signals, self.atr, self.desk = tape, signals, atr, desk
+        self.stamps = deque(zip(tape.funding_ms.tolist(), tape.funding_rate.tolist(), strict=True))
+        n = len(tape.open_ms)
+        columns = [getattr(tape, name).tolist() for name in ("open_ms", "open", "high", "low", "close", "volume")]
+        marks = [column.tolist() if len(column) else [0] * n for column in (tape.mark_high, tape.mark_low)]
+        ends = tape.bot_bar.tolist() if len(tape.bot_bar) else list(range(n))
+        self.bars = {row[0]: row for row in zip(*columns, *marks, ends, strict=True)}
+        self.close = 0
+
+    def _pay(self, until_ms: int) -> None:
+        while self.stamps and self.stamps[0][0] <= until_ms:
+            ts_ms, rate = self.stamps.popleft()
+            self.desk.tell(self.desk.venue.fund(self.close, rate, ts_ms), ts_ms)
+
+    def play(self, open_ms: int) -> None:
+        "What the market does in a bar."
+        _, *prices, mark_high, mark_low, _ = self.bars[open_ms]
+        end_ms = open_ms + self.tape.bar_ms
+        self._pay(open_ms)  # between two bars: who holds is who held
+        for events in self.desk.venue.play(Bar(open_ms, end_ms, *prices, mark_high, mark_low)):
+            self.desk.tell(events, events[0].ts_ms)
+        self.close = prices[3]
+        self._pay(end_ms)
+
+    def tick(self, open_ms: int) -> None:
+        "What the bot hears at the bar's close."
+        end_ms, b = open_ms + self.tape.bar_ms, self.bars[open_ms][-1]
+        self.desk.tell([Happening(EventKind.CLOCK, end_ms, price=self.close)], end_ms)
+        if b >= 0:
+            close, atr = int(self.tape.bot_close[b]), float(self.atr[b])
+            self.desk.tell([Happening(EventKind.BAR, end_ms, price=close, atr=atr, ref=b)], end_ms)
+            for word in self.said(b, end_ms):
+                self.desk.tell([word], end_ms)
+        self.desk.equity_e8.append(self.desk.bot.equity_e8(self.close) - self.desk.bot.others_e8)
+
+    def said(self, b: int, end_ms: int) -> list[Happening]:
+        signals, stamps = self.signals, {"known_ms": end_ms, "ref": b}
+        if signals.weight is not None and not math.isnan(signals.weight[b]):
+            return [Happening(EventKind.WEIGHT, end_ms, value=float(signals.weight[b]), **stamps)]
+        if not signals.direction[b] and not signals.exits[b]:
+            return []
+        fields = {
+            "code": int(signals.direction[b]),
+            "exits": int(signals.exits[b]),
+            "value": float(signals.confidence[b]),
+        }
+        return [Happening(EventKind.SIGNAL, end_ms, **fields, **stamps, **levels_at(signals, b, self.desk.bot.p.tick))]
+
+
 def simulate(tape: Any, signals: Any, atr: Any, params: np.ndarray, costs: np.ndarray, wallet_e8: int) -> Desk:
     "What `engine.simulate.run` should find."
-    desk = Desk(params, costs, wallet_e8)
-    stamps = deque(zip(tape.funding_ms.tolist(), tape.funding_rate.tolist(), strict=True))
-    columns = [getattr(tape, name).tolist() for name in ("open_ms", "open", "high", "low", "close", "volume")]
-    n = len(tape.open_ms)
-    marks = [column.tolist() if len(column) else [0] * n for column in (tape.mark_high, tape.mark_low)]
-    ends = tape.bot_bar.tolist() if len(tape.bot_bar) else list(range(n))
-    close = 0
-    for (open_ms, *prices), mark_high, mark_low, b in zip(zip(*columns, strict=False), *marks, ends, strict=True):
-        end_ms = open_ms + tape.bar_ms
-        while stamps and stamps[0][0] <= open_ms:  # between two bars: who holds is who held
-            ts_ms, rate = stamps.popleft()
-            desk.tell(desk.venue.fund(close, rate, ts_ms), ts_ms)
-        for events in desk.venue.play(Bar(open_ms, end_ms, *prices, mark_high, mark_low)):
-            desk.tell(events, events[0].ts_ms)
-        close = prices[3]
-        while stamps and stamps[0][0] <= end_ms:
-            ts_ms, rate = stamps.popleft()
-            desk.tell(desk.venue.fund(close, rate, ts_ms), ts_ms)
-        desk.tell([Happening(EventKind.CLOCK, end_ms, price=close)], end_ms)
-        if b >= 0:
-            bar = Happening(EventKind.BAR, end_ms, price=int(tape.bot_close[b]), atr=float(atr[b]), ref=b)
-            desk.tell([bar], end_ms)
-            if signals.weight is not None and not math.isnan(signals.weight[b]):
-                word = Happening(EventKind.WEIGHT, end_ms, value=float(signals.weight[b]), known_ms=end_ms, ref=b)
-                desk.tell([word], end_ms)
-            if signals.direction[b] or signals.exits[b]:
-                wish = Happening(
-                    EventKind.SIGNAL,
-                    end_ms,
-                    code=int(signals.direction[b]),
-                    exits=int(signals.exits[b]),
-                    value=float(signals.confidence[b]),
-                    known_ms=end_ms,
-                    ref=b,
-                    **levels_at(signals, b, desk.bot.p.tick),
-                )
-                desk.tell([wish], end_ms)
-        desk.equity_e8.append(desk.bot.equity_e8(close))
-    return desk
+    market = Market(tape, signals, atr, Desk(params, costs, wallet_e8))
+    for open_ms in tape.open_ms.tolist():
+        market.play(open_ms)
+        market.tick(open_ms)
+    return market.desk
+
+
+def simulate_together(markets: list[Market]) -> list[int]:
+    "What `engine.portfolio.run_portfolio` should find: bots with one purse; what the whole is worth at each close."
+    purse, worth = sum(market.desk.venue.wallet_e8 for market in markets), []
+    for open_ms in sorted({ms for market in markets for ms in market.bars}):
+        trading = [market for market in markets if open_ms in market.bars]
+        for market in trading:
+            market.desk.venue.wallet_e8 = purse
+            market.play(open_ms)
+            purse = market.desk.venue.wallet_e8
+        own = {id(m): m.desk.bot.equity_e8(m.close) - m.desk.bot.others_e8 for m in markets}
+        whole = sum(own.values())
+        for market in trading:
+            bot, end_ms = market.desk.bot, open_ms + market.tape.bar_ms
+            others = whole - own[id(market)]
+            if others != bot.others_e8:
+                event = Happening(EventKind.MONEY, end_ms, code=Money.OTHERS, amount_e8=others)
+                market.desk.tell([event], end_ms)
+            market.tick(open_ms)
+        worth.append(whole)
+    return worth
