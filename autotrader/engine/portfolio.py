@@ -27,6 +27,7 @@ from autotrader.engine.simulate import (
     DESK,
     FILL,
     PAYMENT,
+    BLOCK,
     QUEUE,
     STOP,
     Era,
@@ -37,6 +38,8 @@ from autotrader.engine.simulate import (
     announce,
     drain,
     fresh_event,
+    has_news,
+    in_blocks,
     load_bar,
     market_events,
     new_desk,
@@ -91,7 +94,7 @@ class Stack(NamedTuple):
     bot_close: Ints  # (k, m)
     funding_ms: Ints  # (k, f) filled up with stamps that never come
     funding_rate: NDArray[np.float64]  # (k, f)
-    blocks: Ints  # (0, 5) a portfolio looks at each bar
+    blocks: Ints  # (k, p, 5) of each market, from `in_blocks`
 
 
 def _padded(columns: Sequence[NDArray[Any]], fill: Any) -> NDArray[Any]:
@@ -100,6 +103,14 @@ def _padded(columns: Sequence[NDArray[Any]], fill: Any) -> NDArray[Any]:
     for row, column in zip(out, columns, strict=True):
         row[: len(column)] = column
     return out
+
+# %% ../../nbs/40_engine/45_portfolio.ipynb #6c750211
+@inner
+def _tape_of(stack, j):
+    return Tape(
+        stack.bar_ms, stack.open_ms, stack.open[j], stack.high[j], stack.low[j], stack.close[j], stack.volume[j], stack.mark_high[j],
+        stack.mark_low[j], stack.bot_bar[j], stack.bot_close[j], stack.funding_ms[j], stack.funding_rate[j], stack.blocks[j],
+    )  # fmt: skip
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #dd1028db
 def _spread(stack_ms: Ints, tapes: Sequence[Tape]) -> tuple[Ints, NDArray[np.int8]]:
@@ -147,7 +158,7 @@ def make_stack(tapes: Sequence[Tape]) -> Stack:
         for name in ("mark_high", "mark_low")
     }
     ends = [tape.bot_bar[row] if len(tape.bot_bar) else row for tape, row in zip(tapes, own, strict=True)]
-    return Stack(
+    made = Stack(
         bar_ms=tapes[0].bar_ms,
         open_ms=open_ms,
         there=there,
@@ -158,8 +169,9 @@ def make_stack(tapes: Sequence[Tape]) -> Stack:
         bot_close=_padded([tape.bot_close for tape in tapes], 0),
         funding_ms=_padded([np.r_[tape.funding_ms, _NEVER_MS] for tape in tapes], _NEVER_MS),
         funding_rate=_padded([np.r_[tape.funding_rate, 0.0] for tape in tapes], 0.0),
-        blocks=np.zeros((0, 5), np.int64),
+        blocks=np.zeros((len(tapes), 0, 5), np.int64),
     )
+    return made._replace(blocks=np.stack([in_blocks(_tape_of.py_func(made, j)).blocks for j in range(len(tapes))]))
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #0a9a06a0
 def _stacked(scripts: Sequence[Script]) -> Script:
@@ -173,14 +185,6 @@ def _stacked(scripts: Sequence[Script]) -> Script:
     columns |= {name: _padded([getattr(each, name) for each in scripts], np.nan) for name in ("confidence", "atr")}
     weight = _padded(weights, np.nan) if speaks else np.zeros((len(scripts), 0))
     return Script(**columns, weight=weight, levels=levels)
-
-
-@inner
-def _tape_of(stack, j):
-    return Tape(
-        stack.bar_ms, stack.open_ms, stack.open[j], stack.high[j], stack.low[j], stack.close[j], stack.volume[j], stack.mark_high[j],
-        stack.mark_low[j], stack.bot_bar[j], stack.bot_close[j], stack.funding_ms[j], stack.funding_rate[j], stack.blocks,
-    )  # fmt: skip
 
 
 @inner
@@ -272,6 +276,39 @@ def _worth_at(limits, closes, i):
 
 
 @inner
+def _speaks(desk, scripts, j, first, last):
+    "Whether any word of these bot bars might mean something."
+    news = False
+    if scripts.weight.shape[1] > 0:
+        for b in range(first, last):  # without a way out, so that it compiles to a few wide instructions
+            news |= scripts.weight[j, b] == scripts.weight[j, b]
+    return news or has_news(scripts.direction[j], scripts.exits[j], desk.state.side, first, last)
+
+
+@inner
+def _is_quiet_block(desks, stack, scripts, limits, bounds, peak, drawdown, q):
+    "Whether nothing in block `q` is an event, a new peak of the whole or a deeper drawdown."
+    lowest, highest, due_ms = bounds
+    if stack.open_ms[(q + 1) * BLOCK - 1] >= due_ms:
+        return False
+    least = most = np.int64(0)
+    for j in range(len(desks)):
+        block, leg = stack.blocks[j, q], limits[j]
+        if block[0] <= leg[2] or block[1] >= leg[3] or block[2] <= leg[4] or block[3] >= leg[5]:
+            return False
+        at_lowest, at_highest = leg[0] + leg[1] * block[2], leg[0] + leg[1] * block[3]
+        least += min(at_lowest, at_highest)
+        most += max(at_lowest, at_highest)
+    if least < lowest or most > min(highest, peak) or peak - least > drawdown * peak:
+        return False
+    for j in range(len(desks)):
+        following = stack.blocks[j, q + 1, 4] if q + 1 < stack.blocks.shape[1] else scripts.direction.shape[1]
+        if _speaks(desks[j], scripts, j, stack.blocks[j, q, 4], following):
+            return False
+    return True
+
+# %% ../../nbs/40_engine/45_portfolio.ipynb #d43424d9
+@inner
 def _pass_over(desks, stack, scripts, limits, bounds, peak, drawdown, first, last):
     "The first bar after `first` that is not quiet, at most `last`; peak and drawdown of the whole on the way."
     lowest, highest, due_ms = bounds
@@ -282,6 +319,10 @@ def _pass_over(desks, stack, scripts, limits, bounds, peak, drawdown, first, las
         drawdown = max(drawdown, (peak - worth) / peak)
         peak = max(peak, worth)
         i += 1
+        while i % BLOCK == 0 and i + BLOCK <= last:
+            if not _is_quiet_block(desks, stack, scripts, limits, bounds, peak, drawdown, i // BLOCK):
+                break
+            i += BLOCK
         if i >= last or stack.open_ms[i] >= due_ms:
             break
         worth = _worth_at(limits, stack.close, i)
@@ -308,7 +349,7 @@ def _look_ahead(desks, stack, limits, day_end):
 StackType = numba.types.NamedTuple(
     [numba.int64, numba.int64[::1], numba.int8[:, ::1]]
     + [numba.int64[:, ::1]] * 10
-    + [numba.float64[:, ::1], numba.int64[:, ::1]],
+    + [numba.float64[:, ::1], numba.int64[:, :, ::1]],
     Stack,
 )
 ScriptsType = numba.types.NamedTuple(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ints', 'BLOCK', 'FILL', 'STOP', 'PAYMENT', 'MAX_NOTES', 'QUEUE', 'DESK', 'TapeType', 'ScriptType', 'Tape', 'Script',
            'owned', 'in_blocks', 'make_tape', 'Run', 'put_records', 'new_desk', 'drain', 'fresh_event', 'market_events',
-           'own_events', 'announce', 'load_bar', 'begin_day', 'Era', 'day_count', 'script_of', 'run']
+           'own_events', 'has_news', 'announce', 'load_bar', 'begin_day', 'Era', 'day_count', 'script_of', 'run']
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #7745c002
 from collections.abc import Sequence
@@ -485,7 +485,7 @@ def _limits(desk):
 
 
 @inner
-def _has_news(direction, exits, side, first, last):
+def has_news(direction, exits, side, first, last):
     "Whether any signal of these bot bars means something to a trip of that side (0: none)."
     one, other = (-side, -side) if side != 0 else (1, -1)
     mask = 0 if side == 0 else (Exit.LONG if side > 0 else Exit.SHORT)
@@ -510,7 +510,7 @@ def _is_quiet_block(tape, script, limits, due_ms, peak, drawdown, k):
         and peak - least <= drawdown * peak
         and tape.open_ms[(k + 1) * BLOCK - 1] < due_ms
         and len(script.weight) == 0
-        and not _has_news(script.direction, script.exits, side, block[4], following)
+        and not has_news(script.direction, script.exits, side, block[4], following)
     )
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #14bbe2fd
