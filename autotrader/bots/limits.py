@@ -8,7 +8,7 @@ __all__ = ['MINUTE_MS', 'MARK_PATIENCE_MS', 'Check', 'CHECKS', 'Exposure', 'most
 
 # %% ../../nbs/75_bots/12_limits.ipynb #57ddfd34
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -150,6 +150,7 @@ class Stake:
     mark: int = 0  # ticks
     mark_ms: int = 0
     sent: deque[int] = field(default_factory=deque)  # stamps of orders, oldest first
+    partners: int = 1  # bots that share its money, itself among them
 
     def position(self) -> Decimal:
         "Value of the position; what was paid for it while no mark is known."
@@ -174,8 +175,13 @@ class Stake:
         open_steps = int(now["qty"]) * self.mark - int(now["cost"]) if self.mark else 0
         return from_e8(int(now["wallet_e8"])) + self.instrument.value(open_steps)
 
+    def backing(self) -> Decimal:
+        "What stands behind its positions: that, and what the bots are worth with which it shares its money."
+        return self.equity() + from_e8(int(self.state[0]["others_e8"]))
+
     def day(self) -> Decimal:
-        return from_e8(int(self.state["day_e8"][0]))
+        "Its share of what its purse held when the day began."
+        return from_e8(int(self.state["day_e8"][0])) / self.partners
 
 # %% ../../nbs/75_bots/12_limits.ipynb #e6e8afdc
 class Guard:
@@ -189,6 +195,11 @@ class Guard:
         "Take a bot in; one that was here before keeps the mark it heard last."
         stake = self._stakes.setdefault(bot, Stake(instrument=instrument, state=state))
         stake.instrument, stake.state = instrument, state
+
+    def share(self, bots: Collection[str]) -> None:
+        "These share their money."
+        for bot in bots:
+            self._stakes[bot].partners = len(bots)
 
     def hear(self, bot: str, mark: int, ts_ms: int) -> None:
         "A mark price, in ticks."
@@ -225,7 +236,7 @@ class Guard:
             mark=stake.instrument.price(stake.mark),
             mark_age_ms=now_ms - stake.mark_ms,
             decided_at=stake.instrument.price(int(stake.state["close"][0])),
-            equity=stake.equity(),
+            equity=stake.backing(),
             house_equity=sum((s.equity() for s in everyone), Decimal(0)),
             house_day=sum((s.day() for s in everyone), Decimal(0)),
             recent=len(stake.sent),

@@ -430,6 +430,9 @@ class BotSettings(Section):
     )
     also: tuple[Annotated[str, AfterValidator(_series)], ...] = ()  # series that its strategy reads beside its own
     sub_account: str | None = None  # member id; None: asked from the venue
+    account: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=24)] | None = (
+        None  # bots of one name share their money; None: its own
+    )
     initial_capital_usdt: Money = 10_000.0
     sizing: Literal["lot", "equity_frac", "risk_frac"] = "lot"
     base_lot: Annotated[float, Field(ge=0, le=1e10)] = 0.0  # base coin, for "lot"

@@ -8,7 +8,7 @@ __all__ = ['Update', 'Side', 'OrderType', 'OrderRequest', 'OrderState', 'Origin'
            'MarketSide', 'OpenVenue']
 
 # %% ../../nbs/00_core/40_ports.ipynb #2da8153d
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -214,6 +214,10 @@ class Venue(Protocol):
 # %% ../../nbs/00_core/40_ports.ipynb #41638fbe
 class MarketSide(Protocol):
     "What a market does to an account that lives in this process."
+
+    def share(self, partners: Sequence["MarketSide"]) -> None:
+        "From now on the accounts of these have one purse with its own: margins count the money of all."
+        ...
 
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         "From now on other rules and costs (one COSTS record) hold for a symbol."

@@ -23,12 +23,13 @@ from ..config.settings import Settings
 from ..core.clock import Clock, iso
 from ..core.errors import ConfigError
 from ..core.files import holds_other, replacing
-from .backtest import backtest_bot
+from .backtest import backtest_tasks
 from ..engine.events import OUTSIDE, Purpose, Reason
 from ..report.backtest import page
 from ..report.folder import Report, keep, mark_of
 from ..results.result import FILL_COLUMNS, Result, bars_of, fill_rows, identity, payment_rows, together
 from ..results.summary import as_row, luck_said, notes_of
+from ..search.task import task_for
 from ..store.database import Store
 
 # %% ../../nbs/92_desk/25_bots.ipynb #ef433413
@@ -74,8 +75,8 @@ def backtest_bots(
     bots: Sequence[BotSettings], store: Store, settings: Settings, since_ms: int, until_ms: int
 ) -> BotResults:
     "Backtest each bot on stored data; raises `DataError` when there is none."
-    costs = settings.backtest
-    results = [backtest_bot(bot, store, costs, since_ms=since_ms, until_ms=until_ms) for bot in bots]
+    tasks = [task_for(bot, store, settings.backtest, since_ms=since_ms, until_ms=until_ms) for bot in bots]
+    results = backtest_tasks(tasks, store)
     for result in results:
         _ = result.luck  # judged while the ledger is open
     return BotResults(kind="backtest", results=tuple(results), naming=tuple(map(_naming, results)))

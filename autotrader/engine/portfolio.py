@@ -8,6 +8,7 @@ __all__ = ['StackType', 'ScriptsType', 'Leg', 'PortfolioRun', 'Stack', 'make_sta
 # %% ../../nbs/40_engine/45_portfolio.ipynb #48dabb9f
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numba
@@ -24,10 +25,10 @@ from .policy import equity_e8, idle_until, is_moot_at, is_old_news, lowest_e8
 from .protection import moves_from
 from .signals import Signals
 from autotrader.engine.simulate import (
+    BLOCK,
     DESK,
     FILL,
     PAYMENT,
-    BLOCK,
     QUEUE,
     STOP,
     Era,
@@ -443,7 +444,7 @@ def _play(desks: np.ndarray, stack: Stack, scripts: Script, logs: Sequence[NDArr
     "Fold the whole clock, era by era; returns what `_loop` does."
     turns, changed = _turns(stack, legs), np.zeros(len(legs), np.int8)
     places = sorted({0, len(stack.open_ms), *(place for place, _, _ in turns)})
-    for first, end in zip(places, places[1:], strict=False):
+    for first, end in pairwise(places):
         changed[:] = 0
         for place, j, era in turns:
             if place == first:

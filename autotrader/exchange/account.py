@@ -184,6 +184,12 @@ class Account:
     ) -> None:
         self.opened_e8 = self.wallet_e8 = to_e8(wallet)
         self.books: dict[str, SymbolAccount] = {}
+        self.partners: list[Account] = []  # that share their money with it: margins count it all
+
+    @property
+    def money_e8(self) -> int:
+        "What stands behind its positions."
+        return self.wallet_e8 + sum(partner.wallet_e8 for partner in self.partners)
 
     def list_symbol(
         self,
@@ -208,7 +214,7 @@ class Account:
 # %% ../../nbs/65_exchange/10_account.ipynb #70652a2d
 def _collect(account: Account, book: SymbolAccount, n: int, held: int) -> list[Update]:
     venue = book.venue[0]
-    account.wallet_e8 = int(venue["wallet_e8"])
+    account.wallet_e8 += int(venue["wallet_e8"]) - account.money_e8
     held_e8 = abs(int(venue["qty"])) * int(venue["last"]) * int(book.costs[0]["unit_e8"])
     countable(
         abs(account.wallet_e8) + held_e8, f"{book.instrument.symbol}: a wallet with its position", "take less capital"
@@ -221,7 +227,7 @@ def _accept(account: Account, book: SymbolAccount, ts_ms: int, **fields: int) ->
     intent[:] = np.zeros(1, INTENT)
     for name, value in fields.items():
         intent[name] = value
-    book.venue["wallet_e8"] = account.wallet_e8
+    book.venue["wallet_e8"] = account.money_e8
     n = fills.accept(book.venue[0], intent[0], ts_ms, book.out)
     return _collect(account, book, n, int(book.venue[0]["qty"]))
 
@@ -243,7 +249,7 @@ def play(account: Account, symbol: str) -> list[Update]:
     book = account.book(symbol)
     if not book.venue[0]["close_ms"]:
         return []
-    book.venue["wallet_e8"] = account.wallet_e8
+    book.venue["wallet_e8"] = account.money_e8
     held = int(book.venue[0]["qty"])
     n = fills.match(book.venue[0], book.costs[0], book.out)
     return _collect(account, book, n, held)
@@ -253,6 +259,7 @@ def next_ms(account: Account, symbol: str) -> int | None:
     "Stamp of the bar's next instant, looked at and not played; None when the bar is over."
     book = account.book(symbol)
     ahead = book.venue.copy()
+    ahead["wallet_e8"] = account.money_e8
     return int(book.out[0]["ts_ms"]) if fills.match(ahead[0], book.costs[0], book.out) else None
 
 # %% ../../nbs/65_exchange/10_account.ipynb #f6c8a6e0
@@ -269,7 +276,7 @@ def fund(
     if ts_ms <= book.funded_ms:
         return []
     book.funded_ms = ts_ms
-    book.venue["wallet_e8"] = account.wallet_e8
+    book.venue["wallet_e8"] = account.money_e8
     n = fills.fund(book.venue[0], book.costs[0], mark, rate, ts_ms, book.out)
     return _collect(account, book, n, 0)
 

@@ -7,7 +7,7 @@ __all__ = ['BAD_DAY', 'Post', 'PaperPort', 'PaperExchange', 'Roughness', 'Faulty
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #1b246807
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -95,6 +95,9 @@ class PaperExchange(PaperPort):
     def incidents(self) -> Mapping[str, int]:
         return {}
 
+    def share(self, partners: Sequence[MarketSide]) -> None:
+        self.account.partners = [_inside(each).account for each in partners if _inside(each) is not self]
+
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         book = self.account.book(instrument.symbol)
         book.costs[:], book.instrument = costs, instrument
@@ -140,6 +143,16 @@ class PaperExchange(PaperPort):
         details = row["details"]
         self.played_ms = max(self.played_ms, details["played_ms"])
         self._post.put_back(symbol, [desk.from_plain(update) for update in details["updates"]])
+
+# %% ../../nbs/65_exchange/20_paper.ipynb #e235a5c0
+def _inside(market: MarketSide) -> PaperExchange:
+    "The paper account behind a market side, rough or smooth; raises `ConfigError` for one of another kind."
+    found = getattr(market, "inner", market)
+    if not isinstance(found, PaperExchange):
+        raise ConfigError(
+            "paper accounts share their money with paper accounts only: trade all bots of an `account` on paper"
+        )
+    return found
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #17bf636a
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +299,9 @@ class RoughExchange(RoughPort):
     @property
     def market(self) -> MarketSide:
         return self
+
+    def share(self, partners: Sequence[MarketSide]) -> None:
+        self.inner.share(partners)
 
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         self.inner.change_rules(instrument, costs)

@@ -165,6 +165,10 @@ def _costs(result: Result) -> Markup:
         ("what was left", stats.pnl),
     ]
     split = table(("", coin), ((name, toned(number(value, signed=True), value)) for name, value in steps))
+    if result.part.settings.account is not None:
+        return section(
+            "What costs took", split
+        )  # what dearer trading leaves of a purse is not told by one of its markets
     played = stress_of(result.part)
     rows = (
         (

@@ -294,7 +294,7 @@ def _judged(result: Result, counted: "Callable[[], Counted]") -> "Luck | None":
         trials=known.trials,
         independent=known.independent,
         sharpe_std_per_day=known.std_per_day(len(daily)),
-        entry_rank=entry_rank(part, result.run),
+        entry_rank=None if part.settings.account else entry_rank(part, result.run),
         rng=np.random.default_rng(_SEED),
         per_year=days_per_year(result.run.day_ms),
     )

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..bots.cycle import ClosedBar, hear_close, hear_signal, live_through, pay, play
-from ..bots.session import Phase, Session, note_balances
+from ..bots.session import Phase, Session, note_balances, share_money
 from ..bots.subbot import listen, said_of
 from ..config.sections import BotSettings
 from ..config.settings import Settings
@@ -366,6 +366,8 @@ class Live:
         self.market = LiveMarket(
             supervisor, [_live_bot(supervisor, settings, bot, instruments[bot.venue, bot.symbol]) for bot in bots]
         )
+        for account in {bot.account for bot in bots} - {None}:
+            share_money([bot.session for bot in self.market.bots if bot.settings.account == account])
         self._source = feed
         gc.collect()
         gc.freeze()  # what is here stays: looking through it again would cost tens of milliseconds at a bar's close

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from ..bots.cycle import hear_close, hear_signal, live_through, turn_over
+from ..bots.cycle import hear_close, hear_signal, live_through, meet_market, turn_over
 from ..bots.limits import Guard
-from ..bots.recording import Recorded, ReplayFeed, change_rules, closed_bar, in_step, own_bar
+from ..bots.recording import Recorded, ReplayFeed, bind_purses, change_rules, closed_bar, in_step, own_bar
 from ..bots.replay import Folded
 from ..bots.session import Session, note_balances
 from ..bots.subbot import SubBot, learn, listen, recover, register
@@ -74,11 +74,8 @@ def _cast(part: Part, writer: JournalWriter, guard: Guard, open_venue: OpenVenue
 # %% ../../nbs/90_runner/10_rehearsal.ipynb #d9b2e154
 def count(bot: RehearsedBot) -> None:
     "Note what a bot is worth at the close of its bar."
-    session, unit_e8 = bot.session, bot.part.instrument.rules.unit_e8
-    state = session.bot.state[0]
-    open_steps = int(state["qty"]) * session.mark - int(state["cost"])
-    bot.equity_e8[bot.feed.at] = int(state["wallet_e8"]) + open_steps * unit_e8
-    bot.held += bool(state["qty"])
+    bot.equity_e8[bot.feed.at] = bot.session.own_e8
+    bot.held += not bot.session.is_flat
 
 
 def play_bar(bot: RehearsedBot) -> bool:
@@ -107,6 +104,9 @@ def perform(
     for now_ms, due in in_step(bots):
         for bot in due:
             change_rules(bot)
+        for bot in due:
+            if bot.session.partners and (bar := bot.feed.peek()) is not None:
+                meet_market(bot.session, bar)  # before anybody with the same purse decides
         ended = [play_bar(bot) for bot in due]
         if any(ended):
             note_balances(writer, sessions, now_ms)
@@ -164,6 +164,7 @@ def rehearse(
     rngs = [] if rough is None else [np.random.default_rng(s) for s in np.random.SeedSequence(rough).spawn(len(parts))]
     venues = [rough_paper(rng, roughness) for rng in rngs] or [open_paper] * len(parts)
     bots = [_cast(part, writer, guard, venue) for part, venue in zip(parts, venues, strict=True)]
+    bind_purses(bots)
     perform(bots, writer, progress)
     return Rehearsal(performances=tuple(_review(store, bot) for bot in bots), commits=writer.commits)
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_STRESS', 'params_for', 'largest_position', 'costs_for', 'Part', 'strategy_for', 'eras_for', 'history_from',
-           'part_for', 'simulate', 'stressed', 'NewestSignal', 'newest_signal']
+           'part_for', 'simulate_all', 'leg_of', 'simulate', 'stressed', 'NewestSignal', 'newest_signal']
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #4113bdf2
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -23,6 +23,7 @@ from ..core.market import E8, Candles, Instrument, to_e8
 from ..data.joined import Market
 from ..engine.events import PARAMS, OrderKind, Sizing, Split, StopKind, StopUnit, Threshold
 from ..engine.fills import new_costs
+from ..engine.portfolio import Leg, run_portfolio
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
 from ..features.columns import Reading, compute, watched
@@ -342,6 +343,31 @@ def part_for(
     )
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #d1ac3a95
+def simulate_all(parts: Sequence[Part]) -> list[Run]:
+    "The backtests of parts, those of one `account` with one purse, in the order of the parts."
+    runs: dict[int, Run] = {}
+    for account in dict.fromkeys(part.settings.account for part in parts):
+        places = [i for i, part in enumerate(parts) if part.settings.account == account]
+        if account is None or len(places) == 1:
+            runs |= {i: simulate(parts[i]) for i in places}
+        else:
+            runs |= dict(zip(places, run_portfolio([leg_of(parts[i]) for i in places]).runs, strict=True))
+    return [runs[i] for i in range(len(parts))]
+
+
+def leg_of(part: Part) -> Leg:
+    "A part as one market of a portfolio."
+    return Leg(
+        tape=part.tape,
+        signals=part.signals,
+        atr=part.atr,
+        params=part.params,
+        costs=part.costs,
+        wallet_e8=part.wallet_e8,
+        eras=part.eras,
+    )
+
+
 def simulate(part: Part, *, curve: bool = True) -> Run:
     "The backtest of a part."
     return run(

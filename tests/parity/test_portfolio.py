@@ -138,6 +138,6 @@ def test_tapes_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(DataError, match="bars of 60 min, 1 min: bring them to one length"):
         make_stack([hours, hours._replace(bar_ms=60_000)])
     with pytest.raises(
-        DataError, match="one market begins at .*, another ends at .*: a portfolio wants a common period"
+        DataError, match=r"one market begins at .*, another ends at .*: a portfolio wants a common period"
     ):
         make_stack([hours, hours._replace(open_ms=hours.open_ms + 1_000 * HOUR_MS)])
