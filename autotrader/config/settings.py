@@ -208,12 +208,24 @@ class Settings(Section):
 def _unique_bots(settings: "Settings") -> None:
     seen: dict[str, BotSettings] = {}
     markets: dict[tuple[str, str, str], BotSettings] = {}
+    purses: dict[str, BotSettings] = {}
     for bot in settings.sub_bots:
         other = seen.setdefault(bot.id.lower(), bot)
         if other is not bot:
             raise ValueError(
                 f'sub_bots: {other.name!r} and {bot.name!r} have the same id {bot.id!r}; give one of them an id = "…" key'
             )
+        if bot.enabled and bot.account:
+            other = purses.setdefault(bot.account, bot)
+            if bot.venue != other.venue:
+                raise ValueError(
+                    f"sub_bots.{bot.id}.account shares money with {other.id}, which trades on {other.venue}: bots of one account trade on one venue"
+                )
+            other = purses.setdefault(f"{bot.account} {bot.symbol}", bot)
+            if other is not bot:
+                raise ValueError(
+                    f"sub_bots.{bot.id}.account = {bot.account!r} has a bot on {bot.symbol} already, {other.id}: one bot a symbol, or an account of its own"
+                )
         if bot.enabled and bot.sub_account:
             other = markets.setdefault((bot.venue, bot.sub_account, bot.symbol), bot)
             if other is not bot:
