@@ -1,6 +1,7 @@
 """Time other backtesters on the bars and signals of an .npz file; run by an environment that has them (`make bench`).
 
-Usage: peers.py FILE.npz NAME …  with NAME vectorbt or backtesting; prints one JSON document: seconds of each repetition, trades, statistics.
+Usage: peers.py FILE.npz NAME …  with NAME vectorbt, backtesting or targets; prints one JSON document: seconds of each repetition, trades, statistics.
+"targets" is vectorbt's portfolio of orders from target weights; its file holds several markets.
 """
 
 import json
@@ -15,7 +16,7 @@ import pandas as pd
 
 SIZE = 0.1  # base coin per trade
 CASH = 1_000_000.0
-REPETITIONS = {"vectorbt": 5, "backtesting": 1}
+REPETITIONS = {"vectorbt": 5, "backtesting": 1, "targets": 3}
 Answer = dict[str, float]
 
 
@@ -86,8 +87,54 @@ def backtesting(bars: pd.DataFrame, direction: np.ndarray, given: dict[str, floa
     return work
 
 
+def targets(path: str) -> dict[str, Any]:
+    "Orders from weights of the equity at each close, at the next open, with one purse; the same valuation as ours."
+    import vectorbt as vbt
+
+    with np.load(path) as file:
+        opens, closes, weights, fee, cash = (file[name] for name in ("opens", "closes", "weights", "fee", "cash"))
+        index = pd.DatetimeIndex(file["open_ms"].astype("datetime64[ms]"))
+    before = np.vstack([closes[:1], closes[:-1]])
+    size = np.vstack([np.full((1, weights.shape[1]), np.nan), weights[:-1]])
+
+    def work(n: int) -> dict[str, Any]:
+        folio = vbt.Portfolio.from_orders(
+            pd.DataFrame(closes[:n], index=index[:n]),
+            size=size[:n],
+            size_type="targetpercent",
+            price=opens[:n],
+            val_price=before[:n],
+            fees=float(fee),
+            init_cash=float(cash),
+            group_by=True,
+            cash_sharing=True,
+            freq="1min",
+        )
+        value = folio.value()
+        daily = value.resample("1D").last().pct_change().dropna()
+        orders = folio.orders
+        return {
+            "orders": int(orders.count()),
+            "fees": float(orders.fees.sum()),
+            "end": float(value.iloc[-1]),
+            "sharpe": float(daily.mean() / daily.std() * np.sqrt(365)),
+            "max_drawdown": float(folio.max_drawdown()),
+        }
+
+    work(5_000)
+    seconds = []
+    for _ in range(REPETITIONS["targets"]):
+        start = time.process_time()
+        found = work(len(closes))
+        seconds.append(time.process_time() - start)
+    return {"targets": {"seconds": seconds, **found}}
+
+
 def main(path: str, names: list[str]) -> None:
     warnings.simplefilter("ignore")
+    if names == ["targets"]:
+        print(json.dumps(targets(path)))
+        return
     with np.load(path) as file:
         columns = {name.title(): file[name] for name in ("open", "high", "low", "close", "volume")}
         index = pd.DatetimeIndex(file["open_ms"].astype("datetime64[ms]"))

@@ -476,7 +476,7 @@ def _leg_run(desk: np.void, logs: Sequence[NDArray[Any]], own_e8: Ints, days: tu
         held=int(desk["held"]),
     )
 
-
+# %% ../../nbs/40_engine/45_portfolio.ipynb #49919683
 def run_portfolio(
     legs: Sequence[Leg],
     *,
