@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'MOST', 'Ratio', 'Off', 'Money', 'Count', 'Symbol', 'Timeframe', 'Number', 'CONFIRMATION', 'SCHEMES',
-           'PHASES', 'Shares', 'MAX_PARTS', 'Exact', 'Size', 'Section', 'General', 'masked', 'database_kind',
+           'PHASES', 'Shares', 'MAX_PARTS', 'Purse', 'Exact', 'Size', 'Section', 'General', 'masked', 'database_kind',
            'Database', 'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds',
            'Multipliers', 'DynamicSizing', 'SplitEntry', 'Entry', 'StrategyParams', 'is_file', 'DecisionSettings',
            'BotRisk', 'BotSettings', 'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes',
@@ -415,6 +415,9 @@ def _usable_id(text: str) -> str:
         raise ValueError('must be letters, digits and single "_", and not "main"; give the bot an id = "…" key')
     return text
 
+
+Purse = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=24)]
+
 # %% ../../nbs/05_config/05_sections.ipynb #605e870a
 class BotSettings(Section):
     "One bot: a market, a size, a way to decide, its own limits."
@@ -430,9 +433,7 @@ class BotSettings(Section):
     )
     also: tuple[Annotated[str, AfterValidator(_series)], ...] = ()  # series that its strategy reads beside its own
     sub_account: str | None = None  # member id; None: asked from the venue
-    account: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=24)] | None = (
-        None  # bots of one name share their money; None: its own
-    )
+    account: Purse | None = None  # bots of one name share their money; None: its own
     initial_capital_usdt: Money = 10_000.0
     sizing: Literal["lot", "equity_frac", "risk_frac"] = "lot"
     base_lot: Annotated[float, Field(ge=0, le=1e10)] = 0.0  # base coin, for "lot"
