@@ -8,7 +8,7 @@ __all__ = ['Markets', 'Strategies', 'LegResult', 'candles_in', 'tasks_together',
 
 # %% ../../nbs/92_desk/18_portfolio.ipynb #0a5e4644
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,13 @@ def _strategy_on(strategy: Strategies, symbol: str) -> Any:
     return strategy[symbol]
 
 
+def _beside(candles: Candles, every: Sequence[Candles]) -> Candles:
+    "The same with its neighbours, which a rule may read."
+    there = [(each.venue, each.symbol, each.timeframe) for each in (candles, *candles.others)]
+    missing = [each for each in every if (each.venue, each.symbol, each.timeframe) not in there]
+    return candles.beside(*(replace(each, others=()) for each in missing))
+
+# %% ../../nbs/92_desk/18_portfolio.ipynb #dd1ae09a
 def tasks_together(
     strategy: Strategies,
     markets: Markets,
@@ -87,6 +94,7 @@ def tasks_together(
             "account": name,
             "initial_capital_usdt": wallet_e8 / E8,
         }
+        candles = _beside(candles, found)
         tasks.append(
             task_of(as_strategy(_strategy_on(strategy, candles.symbol)), candles, bot={**told, **own}, costs=costs)
         )
@@ -170,7 +178,7 @@ def verdict_together(found: PortfolioNumbers) -> list[str]:
     luck = luck_said(None, next((each.uncounted for each in found.results if each.uncounted), ""))
     return [*told, *sorted(doubts), *luck]
 
-
+# %% ../../nbs/92_desk/18_portfolio.ipynb #9aa441c5
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PortfolioResult(PortfolioNumbers):
     "Several markets with one purse: `stats`, `trades`, `fills`, `equity`, `returns`, `verdict` of the whole; `result[symbol]` is one of them."

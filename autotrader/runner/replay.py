@@ -156,11 +156,12 @@ def _begin_ms(recorded: Sequence[Recorded]) -> int:
     return min((ms - bar_ms for ms, bar_ms in closes), default=max(_span(r.part)[1] for r in recorded))
 
 
-def meet(supervisor: Supervisor, recorded: Recorded) -> None:
-    "Let the market happen to a bot before anybody with the same purse decides."
-    session, bar = recorded.session, recorded.feed.peek()
-    if bar is not None and attempt(supervisor, session, partial(change_rules, recorded)):
-        attempt(supervisor, session, partial(meet_market, session, bar))
+def meet(supervisor: Supervisor, due: Sequence[Recorded]) -> None:
+    "Let the market happen to bots before anybody with the same purse decides."
+    for recorded in due:
+        session, bar = recorded.session, recorded.feed.peek()
+        if bar is not None and attempt(supervisor, session, partial(change_rules, recorded)):
+            attempt(supervisor, session, partial(meet_market, session, bar))
 
 
 def play_one(supervisor: Supervisor, recorded: Recorded) -> bool:
@@ -229,9 +230,7 @@ class Replay:
 
     def _moment(self, now_ms: int, due: Sequence[Recorded]) -> None:
         "Play all bars that close together, in one transaction."
-        for recorded in due:
-            if recorded.session.partners:
-                meet(self.supervisor, recorded)
+        meet(self.supervisor, [recorded for recorded in due if recorded.session.partners])
         ended = [play_one(self.supervisor, recorded) for recorded in due]
         self.time_ms = now_ms
         if any(ended):
