@@ -129,6 +129,7 @@ def _run(path: Path, parts: Iterable[tuple[str, ast.Module]]) -> ModuleType:
                 raise ConfigError(f"{place}, line {line}: {type(error).__name__}: {text}") from error
     finally:
         sys.path.remove(str(path.parent.absolute()))
+        sys.modules.pop(_MODULE, None)  # no other process could import it: what is sent there goes as it is
     return module
 
 

@@ -175,7 +175,10 @@ def test_a_sweep_and_a_walk_forward_keep_what_is_beside(
     alone = at.backtest(at.vary(rule, {"look": 30}), candles, config=config)
     row = swept.table[swept.table["strategy_params.look"] == 30].iloc[0]
     assert (row["trades"], row["return"]) == (alone.stats.trades, pytest.approx(alone.stats.return_frac))
-    walked = at.walkforward(rule, candles, {"look": range(10, 31, 10)}, train_days=10, test_days=5, progress=False)
+    ranges, lengths = {"look": range(10, 31, 10)}, {"train_days": 10, "test_days": 5, "progress": False}
+    walked = at.walkforward(rule, candles, ranges, **lengths)
+    elsewhere = at.walkforward(rule, candles, ranges, scheduler="loky", workers=2, **lengths)
+    assert elsewhere.table.equals(walked.table)
     assert len(walked.table) >= 2
     assert walked.summary["trades"] > 0
     assert any("may read bybit ETHUSDT" in note for note in walked.task.market.notes)
