@@ -120,8 +120,8 @@ class LookaheadReport:
     tests: tuple[LookaheadTest, ...]
     first: int  # bar from which on it was checked
     bars_checked: int
-    entries: int  # bars with a direction
-    exits: int  # bars with an exit
+    entries: int  # bars with a direction, or a weight other than 0
+    exits: int  # bars with an exit, or a weight of 0
     warmup: WarmUp
     notes: tuple[str, ...]
     seconds: float
@@ -364,6 +364,13 @@ def _thin(bars: Sequence[int], most: int) -> list[int]:
     return [bars[int(i)] for i in np.linspace(0, len(bars) - 1, min(most, len(bars)))] if len(bars) else []
 
 # %% ../../nbs/55_strategy/60_check.ipynb #3821958b
+def _counted(said: Columns) -> tuple[int, int]:
+    "Bars that want a position, and bars that want none."
+    weight = said.get("weight", np.full(len(said["direction"]), np.nan))
+    wants, leaves = (said["direction"] != 0) | (np.nan_to_num(weight) != 0), (said["exit"] != 0) | (weight == 0)
+    return int(wants.sum()), int(leaves.sum())
+
+
 def _verdict(tests: Sequence[LookaheadTest], warmup: WarmUp, *, is_outside: bool, entries: int) -> Verdict:
     if any(test.offence is not None for test in tests):
         return Verdict.LOOKS_AHEAD
@@ -404,7 +411,7 @@ def check(
     tests = (grown, *_other_tests(subject, futures, moved), _lost_past(subject))
     warmup = _later(subject, _starts(subject, moved))
     is_outside, notes = _dated(subject)
-    entries, exits = (int((said[name] != 0).sum()) for name in ("direction", "exit"))
+    entries, exits = _counted(said)
     return LookaheadReport(
         strategy=_title(strategy),
         candles=candles,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     sample = at.load("EURUSD", "1h", venue="sample")
-    monkeypatch.setattr(at, "load", lambda *_args, **_keys: sample)
+    neighbour = replace(sample, venue="bybit", symbol="ETHUSDT", instrument=None)
+    monkeypatch.setattr(at, "load", lambda symbol, *_args, **_keys: neighbour if symbol == "ETHUSDT" else sample)
     rehearse = at.rehearse
     monkeypatch.setattr(at, "rehearse", lambda idea, candles: rehearse(idea, candles[:800]))  # it trades at every turn
     names: dict[str, Any] = {}

@@ -44,6 +44,22 @@ def own_strategy(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookN
     return played_in(tmp_path_factory.mktemp("researcher"), "20_your_own_strategy.ipynb")
 
 
+@pytest.fixture(scope="module")
+def portfolio(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    return played_in(tmp_path_factory.mktemp("trader"), "25_a_portfolio_of_signals.ipynb")
+
+
+def test_a_portfolio_of_signals_says_what_it_holds_and_what_it_refuses(portfolio: nbformat.NotebookNode) -> None:
+    text = shown(portfolio)
+    assert portfolio.metadata["seconds"] < SECONDS
+    assert "momentum on BTCUSDT, ETHUSDT, SOLUSDT with one purse" in text
+    assert "No stops, no targets." in text and "momentum(days=10): clean" in text
+    assert "the same state and intents byte for byte" in text
+    assert text.count("Error: ") == 5 and "did you mean" in text
+    cells = [cell for cell in portfolio.cells if cell.cell_type == "code"]
+    assert [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"] == []
+
+
 def test_the_first_backtest_runs_in_two_minutes_without_a_connection(played: nbformat.NotebookNode) -> None:
     assert played.metadata["seconds"] < SECONDS
 
