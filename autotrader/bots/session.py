@@ -88,9 +88,9 @@ def share_money(sessions: Sequence[Session]) -> None:
 
 
 def hear_partners(session: Session) -> None:
-    "Let a bot know what the others of its purse are worth, if that has changed."
+    "Let a bot know what the others of its purse are worth, if that has changed; nothing where it shares its money no more."
     others_e8 = sum(partner.own_e8 for partner in session.partners if partner is not session)
-    if session.partners and others_e8 != session.bot.state["others_e8"][0]:
+    if others_e8 != session.bot.state["others_e8"][0]:
         take(session.bot, new_event(EventKind.MONEY, session.bot.stamp(), code=Money.OTHERS, amount_e8=others_e8))
 
 # %% ../../nbs/75_bots/50_session.ipynb #eab024ab

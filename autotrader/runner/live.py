@@ -30,7 +30,7 @@ from ..core.ports import Bar
 from ..data.joined import Source, join, load_market, load_other, sources_of
 from ..exchange.news import Closed, FeedStatus, Funding, SeriesKey, Slice
 from .schedule import ScheduledTask, at_close, every
-from .supervisor import Supervisor, attempt, compare, open_session, stored_book
+from .supervisor import Supervisor, attempt, compare, go_on, open_session, stored_book
 from ..store.database import Store
 from ..strategy.setup import costs_for, history_from, largest_position, newest_signal, params_for, strategy_for
 from ..strategy.templates import Strategy, name_of
@@ -160,7 +160,9 @@ def _live_bot(supervisor: Supervisor, settings: Settings, bot: BotSettings, inst
 
     def begin(session: Session) -> None:
         session.played_ms, session.bar_ms = place["played_ms"], place["bar_ms"]
-        session.mark = int(instrument.to_ticks(history.candles.close[-1:])[0])
+        session.mark = place.get("mark") or int(instrument.to_ticks(history.candles.close[-1:])[0])
+        if "mark" in place:
+            supervisor.guard.hear(bot.id, session.mark, session.played_ms)
 
     session = open_session(
         supervisor,
@@ -171,7 +173,7 @@ def _live_bot(supervisor: Supervisor, settings: Settings, bot: BotSettings, inst
         wallet_e8=round(bot.initial_capital_usdt * E8),
         clock=supervisor.clock,
         turn_clock=_stay,
-        cursor=lambda session: {"played_ms": session.played_ms, "bar_ms": session.bar_ms},
+        cursor=lambda session: {"played_ms": session.played_ms, "bar_ms": session.bar_ms, "mark": session.mark},
         begin=begin,
     )
     return LiveBot(
@@ -368,6 +370,7 @@ class Live:
         )
         for account in {bot.account for bot in bots} - {None}:
             share_money([bot.session for bot in self.market.bots if bot.settings.account == account])
+        go_on(supervisor)
         self._source = feed
         gc.collect()
         gc.freeze()  # what is here stays: looking through it again would cost tens of milliseconds at a bar's close

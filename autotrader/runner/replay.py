@@ -24,7 +24,7 @@ from ..config.settings import Settings
 from ..core.clock import SimulatedClock
 from ..core.errors import ConfigError
 from .schedule import ScheduledTask
-from .supervisor import Supervisor, attempt, open_session, stored_book
+from .supervisor import Supervisor, attempt, go_on, open_session, stored_book
 from ..store.layouts import plainest
 from ..strategy.setup import Part
 
@@ -97,6 +97,8 @@ def _cast(supervisor: Supervisor, part: Part) -> Recorded:
 
     def begin(session: Session) -> None:
         session.phase, session.mark = phase, where["mark"]
+        if session.mark:
+            supervisor.guard.hear(part.bot, session.mark, clock.now_ms())
         cast.append(Recorded(part=part, session=session, feed=feed, eras=where["eras"]))
 
     session = open_session(
@@ -203,6 +205,7 @@ class Replay:
         self.speed: float | None = speed
         self.recorded = [_cast(supervisor, part) for part in parts]
         bind_purses(self.recorded)
+        go_on(supervisor)
         self.since_ms: int | None = min(_span(part)[0] for part in parts)
         self.until_ms: int | None = max(_span(part)[1] for part in parts)
         self.time_ms = _begin_ms(self.recorded)

@@ -29,7 +29,7 @@ from autotrader.bots.session import Session
 from autotrader.cli.main import main
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SystemClock, parse_time
-from autotrader.core.market import from_e8
+from autotrader.core.market import from_e8, to_e8
 from autotrader.engine.events import EVENT, INTENT, PARAMS, SCHEMA, STATE, IntentKind
 from autotrader.engine.fills import VENUE
 from autotrader.exchange.paper import PaperExchange
@@ -486,10 +486,14 @@ def _check_orders(store: Store, bot: str, story: Story) -> None:
 
 
 def venue_of(store: Store, bot: str) -> tuple[np.void, dict[str, Any]] | None:
-    "A bot's paper account as stored: the record, and what stands beside it."
+    "A bot's paper account as stored: the record, with the money that is the bot's own, and what stands beside it."
     with store.read() as connection:
         row = connection.execute(sa.select(PaperBook).where(PaperBook.bot == bot)).one_or_none()
-    return None if row is None else (np.frombuffer(row.record, VENUE)[0], row.details)
+    if row is None:
+        return None
+    record = np.frombuffer(row.record, VENUE).copy()
+    record["wallet_e8"] = to_e8(Decimal(row.details["wallet"]))  # in there stood that of all who share it
+    return record[0], row.details
 
 
 def positions(store: Store) -> dict[str, int]:
