@@ -218,8 +218,8 @@ def described(what: str, indicators: Mapping[str, float]) -> str:
 
 # %% ../../nbs/75_bots/18_projection.ipynb #f1cc1392
 _NEWS = {
-    Note.DRAWDOWN: ("WARNING", "{bot} paused: equity {a:.2f} fell too far below its peak {b:.2f}"),
-    Note.DAILY_LOSS: ("WARNING", "{bot} paused: equity {a:.2f} fell too far below {b:.2f} at the start of the day"),
+    Note.DRAWDOWN: ("WARNING", "{bot} paused: {whose} {a:.2f} fell too far below its peak {b:.2f}"),
+    Note.DAILY_LOSS: ("WARNING", "{bot} paused: {whose} {a:.2f} fell too far below {b:.2f} at the start of the day"),
     Note.LOSS_STREAK: ("WARNING", "{bot} paused: {a:.0f} losing round trips in a row"),
     Note.RESUMED: ("INFO", "{bot} trades again, at {a:.0%} of its size"),
     Note.UNPROTECTED: ("ERROR", "{bot} closes its position: its stop could not be set ({a:.0f} tries)"),
@@ -229,14 +229,15 @@ VETOED = "VETOED"
 PROJECTED_NEWS = (*(note.name for note in _NEWS), VETOED)  # event types of `system_events` that follow from a journal
 
 
-def news_rows(bot: str, ts_ms: int, intents: np.ndarray) -> list[dict[str, Any]]:
-    "Rows of `system_events` for the notes that are news."
+def news_rows(bot: str, ts_ms: int, intents: np.ndarray, *, is_shared: bool = False) -> list[dict[str, Any]]:
+    "Rows of `system_events` for the notes that are news; `is_shared`: the bot's money is that of others too."
+    whose = "the equity of its account" if is_shared else "equity"
     rows = []
     for intent in intents:
         note = Note(int(intent["code"])) if intent["kind"] == IntentKind.NOTE else None
         if note in _NEWS:
             level, text = _NEWS[note]
-            message = text.format(bot=bot, a=float(intent["a"]), b=float(intent["b"]))
+            message = text.format(bot=bot, whose=whose, a=float(intent["a"]), b=float(intent["b"]))
             row = {"timestamp": _time(ts_ms), "level": level, "event_type": note.name, "message": message}
             rows.append({**row, "details": None})
     return rows
@@ -422,7 +423,8 @@ def project(orders: OpenOrders, change: Change, evidence: Evidence) -> list[Row]
     ts_ms, seq = int(change.event["ts_ms"][0]), int(change.event["seq"][0])
     rows: list[Row] = []
     if len(change.intents):
-        news = news_rows(orders.bot, ts_ms, change.intents)
+        is_shared = bool(change.after["others_e8"][0])
+        news = news_rows(orders.bot, ts_ms, change.intents, is_shared=is_shared)
         rows += [(SystemEvent, (orders.bot, seq, i), row) for i, row in enumerate(news)]
     return [
         *rows,

@@ -6,7 +6,7 @@
 __all__ = ['document', 'is_replaying', 'page', 'status', 'hint']
 
 # %% ../../nbs/99_cli/75_status.ipynb #9d18c96e
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
@@ -48,6 +48,7 @@ def _bot(row: "BotRow") -> dict[str, Any]:
     return {
         "id": row.id,
         "market": row.symbol,
+        "account": row.account,
         "state": row.status,
         "why": row.why if row.status != "off" else "",
         "qty": float(money.position_qty) if money else None,
@@ -62,6 +63,10 @@ def _bot(row: "BotRow") -> dict[str, Any]:
     }
 
 
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: sum(row[name] for row in rows if row[name] is not None) for name in ("equity", "today", "total")}
+
+
 def document(store: "Store", settings: "Settings", *, clock: Clock) -> dict[str, Any]:
     "Runner, bots and their sums, for scripts."
     from autotrader.status.bots import bots_of
@@ -69,8 +74,11 @@ def document(store: "Store", settings: "Settings", *, clock: Clock) -> dict[str,
 
     life = liveness_of(store, clock.now_ms())
     rows = [_bot(row) for row in bots_of(store, settings, life.now_ms, life=life)]
-    sums = {name: sum(row[name] for row in rows if row[name] is not None) for name in ("equity", "today", "total")}
-    return {"runner": _runner(life), "bots": rows, "sums": sums}
+    shared = {
+        name: _sums([row for row in rows if row["account"] == name])
+        for name in {row["account"] for row in rows} - {None}
+    }
+    return {"runner": _runner(life), "bots": rows, "sums": _sums(rows), "accounts": shared}
 
 # %% ../../nbs/99_cli/75_status.ipynb #aa5e44df
 def is_replaying(settings: "Settings", *, clock: Clock) -> bool:
@@ -129,6 +137,15 @@ def _line(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 # %% ../../nbs/99_cli/75_status.ipynb #a9405b7c
+def _shared(name: str, sums: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> str:
+    "What the lines of bots with one purse mean."
+    bots = ", ".join(row["id"] for row in rows if row["account"] == name)
+    return (
+        f"Account {name} holds {sums['equity']:,.2f}: the money of {bots} together. The equity of one is what it "
+        "began with and earned; it may be below zero, the account stands behind it."
+    )
+
+
 def page(told: Mapping[str, Any]) -> str:
     "The floor, for people."
     rows = told["bots"]
@@ -138,6 +155,7 @@ def page(told: Mapping[str, Any]) -> str:
         total = _line({**sums, "open_orders": sum(row["open_orders"] for row in rows)})
         lines.append(total | {"position": "", "last decision": ""})
     reasons = [f"{row['id']} {row['state']}: {row['why']}" for row in rows if row["why"]]
+    reasons += [_shared(name, sums, rows) for name, sums in told.get("accounts", {}).items()]
     table = aligned([list(lines[0]), *(list(line.values()) for line in lines)], left=(0, 1, 2, 7))
     why = "\n".join(wrapped(reason, "  ") for reason in reasons)
     return "\n\n".join(filter(None, [wrapped(_headline(told["runner"]), "  "), table, why]))

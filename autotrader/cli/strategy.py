@@ -192,8 +192,25 @@ def _beside(text: str, folder: Path) -> str:
     return f"{os.path.relpath(Path(file).absolute(), folder)}:{name}"
 
 
+_MOST = 24  # letters of an id
+
+
+def _called(base: str, symbols: Sequence[str]) -> list[str]:
+    "An id for each bot: the name, and of several its symbol behind it."
+    if len(symbols) == 1:
+        return [base]
+    return [f"{base[: _MOST - 1 - len(symbol)]}_{symbol}" for symbol in symbols]
+
+
 def _table(
-    name: str, found: "Strategy", text: str, series: tuple[str, str, str], also: Sequence[str]
+    name: str,
+    found: "Strategy",
+    text: str,
+    series: tuple[str, str, str],
+    also: Sequence[str],
+    *,
+    account: str | None,
+    frac: float,  # of the equity, in one position
 ) -> dict[str, Any]:
     "A [[sub_bots]] table."
     venue, symbol, timeframe = series
@@ -204,8 +221,9 @@ def _table(
         "enabled": True,
         **market,
         **({"also": list(also)} if also else {}),
+        **({"account": account} if account else {}),
         "sizing": "equity_frac",
-        "equity_frac": 0.5,
+        "equity_frac": frac,
         **({"strategy_params": params} if params else {}),
         "decision": {"strategy": text},
     }
@@ -214,18 +232,24 @@ def _table(
 @strategy.command("bot")
 def bot_of(
     name: StrategyArgument,
-    symbol: Annotated[str, typer.Option("--symbol", metavar="S", help="What it trades, as in BTCUSDT.")],
+    symbol: Annotated[
+        list[str], typer.Option("--symbol", metavar="S", help="What it trades, as in BTCUSDT; again: a bot for each.")
+    ],
     venue: VenueOption = None,
     timeframe: TimeframeOption = None,
     also: AlsoOption = None,
     id_: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Of the bot; default: the function's name.")
+        str | None,
+        typer.Option("--id", metavar="ID", help="Of the bot, of several before _SYMBOL; default: the function's name."),
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="NAME", help="Share its money with the bots of this account.")
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Write a bot for a strategy into config.toml, once it does not look ahead."
-    from autotrader.config.rewrite import add_bot
+    "Write a bot for a strategy into config.toml, or one for each symbol, once it does not look ahead."
+    from autotrader.config.rewrite import add_bots
     from autotrader.config.settings import load
     from autotrader.core.errors import ConfigError
     from autotrader.core.names import symbol_of
@@ -233,16 +257,28 @@ def bot_of(
     from autotrader.strategy.templates import name_of
 
     settings, found = load(config), _meant(name, None, None)
-    called = id_ or name_of(found)
-    if called.lower() in {bot.id.lower() for bot in settings.sub_bots}:
-        raise ConfigError(f"{settings.path} has a bot {called} already: give this one another --id")
-    series = venue or "bybit", symbol_of(symbol), timeframe or "1h"
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        report = examine(found, _candles(series, also or (), None, None, settings.path))
-    if not report.is_clean:
-        typer.echo(report.text)
-        raise ConfigError(f"{name} is not clean, so it became no bot: see `autotrader strategy check {name}`")
-    table = _table(called, found, _beside(name, settings.path.absolute().parent), series, also or ())
-    diff = add_bot(settings.path, table, expect_hash=settings.file_hash)
-    told = f"{report.text.splitlines()[0]}\n\n{diff}\n\nnext: autotrader backtest --bot {called} --report"
-    answer({"bot": called, "table": table, "verdict": str(report.verdict)}, told, as_json=as_json)
+    symbols = [symbol_of(each) for each in symbol]
+    twice = next((each for each in symbols if symbols.count(each) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--symbol {twice} is there twice: name each once")
+    ids, there = _called(id_ or name_of(found), symbols), {bot.id.lower() for bot in settings.sub_bots}
+    taken = next((each for each in ids if each.lower() in there), None)
+    if taken is not None:
+        raise ConfigError(f"{settings.path} has a bot {taken} already: give this one another --id")
+    frac = round(0.5 / len(symbols), 4) if account else 0.5  # together half of the purse
+    place, made = _beside(name, settings.path.absolute().parent), list[dict[str, Any]]()
+    for called, each in zip(ids, symbols, strict=True):
+        series = venue or "bybit", each, timeframe or "1h"
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            report = examine(found, _candles(series, also or (), None, None, settings.path))
+        if not report.is_clean:
+            typer.echo(report.text)
+            raise ConfigError(f"{name} is not clean, so it became no bot: see `autotrader strategy check {name}`")
+        table = _table(called, found, place, series, also or (), account=account, frac=frac)
+        made.append(
+            {"bot": called, "table": table, "verdict": str(report.verdict), "said": report.text.splitlines()[0]}
+        )
+    diff = add_bots(settings.path, [each["table"] for each in made], expect_hash=settings.file_hash)
+    said = "\n".join(each.pop("said") for each in made)
+    told = f"{said}\n\n{diff}\n\nnext: autotrader backtest{''.join(f' --bot {each}' for each in ids)} --report"
+    answer(made[0] if len(made) == 1 else {"bots": made}, told, as_json=as_json)

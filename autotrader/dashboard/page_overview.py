@@ -79,7 +79,7 @@ def overview_figures(total: Portfolio | None, bots: Sequence[BotRow]) -> Markup:
 _BOT = fragment("""
 <section class="card bot"><header><b>{{ row.id }}</b>{{ chip }}</header>
 {#- -#}
-<div class="sub">{{ row.symbol }} {{ row.timeframe }} · {{ row.strategy }}</div>
+<div class="sub">{{ row.symbol }} {{ row.timeframe }} · {{ row.strategy }}{% if row.account %} · account {{ row.account }}{% endif %}</div>
 {%- if row.why|length > 30 %}<div class="warn">{{ row.why }}</div>{% endif %}{{ money }}{{ facts }}</section>
 """)
 _MONEY = fragment("""

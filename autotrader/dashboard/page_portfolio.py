@@ -133,7 +133,9 @@ class PortfolioPage:
     def refresh(self) -> None:
         view, bots = self.view, ask_bots(self.view)
         total = ask_portfolio(view)
-        put(self.money, card("Balances", balances(bots, total.saved_usdt if total else Decimal(0)), note="USDT"))
+        aside = total.saved_usdt if total else Decimal(0)
+        note = "USDT" + ("; bots of one account share their money" if any(row.account for row in bots) else "")
+        put(self.money, card("Balances", balances(bots, aside), note=note))
         note = "since the start; ratios and drawdown of daily equity, wins of round trips after fees"
         put(self.performance, card("Performance", performance_table(ask_performance(view)), note=note))
         drawn = [

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATE_MS', 'PATIENCE_MS', 'BarHistory', 'history_of', 'others_of', 'key_of', 'LiveBot', 'Feed', 'hear_piece',
-           'hear_bar', 'unheard', 'decide_missed', 'think', 'tell', 'first_unheard', 'LiveMarket', 'Live']
+           'hear_bar', 'unheard', 'decide_missed', 'think', 'tell', 'first_unheard', 'share_accounts', 'LiveMarket',
+           'Live']
 
 # %% ../../nbs/90_runner/50_live.ipynb #5e0a2b43
 # | export
@@ -290,6 +291,12 @@ def first_unheard(bots: Sequence[LiveBot]) -> dict[SeriesKey, int]:
     return first
 
 
+def share_accounts(bots: Sequence[LiveBot]) -> None:
+    "Bind the bots of each `account` to one purse."
+    for account in {bot.settings.account for bot in bots} - {None}:
+        share_money([bot.session for bot in bots if bot.settings.account == account])
+
+
 def _when_ms(said: Slice | Closed | Funding) -> int:
     if isinstance(said, Slice):
         return said.bar.close_ms
@@ -368,8 +375,7 @@ class Live:
         self.market = LiveMarket(
             supervisor, [_live_bot(supervisor, settings, bot, instruments[bot.venue, bot.symbol]) for bot in bots]
         )
-        for account in {bot.account for bot in bots} - {None}:
-            share_money([bot.session for bot in self.market.bots if bot.settings.account == account])
+        share_accounts(self.market.bots)
         go_on(supervisor)
         self._source = feed
         gc.collect()

@@ -97,8 +97,7 @@ def _cast(supervisor: Supervisor, part: Part) -> Recorded:
 
     def begin(session: Session) -> None:
         session.phase, session.mark = phase, where["mark"]
-        if session.mark:
-            supervisor.guard.hear(part.bot, session.mark, clock.now_ms())
+        supervisor.guard.hear(part.bot, session.mark, clock.now_ms())
         cast.append(Recorded(part=part, session=session, feed=feed, eras=where["eras"]))
 
     session = open_session(
@@ -132,6 +131,7 @@ def _place_of(recorded: Recorded, script: str) -> dict[str, Any]:
 
 # %% ../../nbs/90_runner/40_replay.ipynb #db9118d1
 _LATE_S = 1.0  # further behind than this, the replay's time waits
+_SLICE_S = 0.05  # then the supervisor looks at its commands again
 
 
 class Pace:
@@ -185,9 +185,6 @@ def play_one(supervisor: Supervisor, recorded: Recorded) -> bool:
     return b >= 0
 
 # %% ../../nbs/90_runner/40_replay.ipynb #602a62a2
-_SLICE_S = 0.05  # then the supervisor looks at its commands again
-
-
 class Replay:
     "Bots on recorded bars; a driver of the supervisor."
 

@@ -84,6 +84,14 @@ def _equity_at(bot: str, ts_ms: int) -> sa.Select[Any]:
     return sa.select(sa.func.coalesce(before, first, type_=BotBalance.equity_usdt.type))
 
 
+def _began_with(connection: sa.Connection, bot: str, state: Mapping[str, Any], equity: Decimal) -> Decimal:
+    "Equity at 00:00 UTC; of a bot with partners the state knows that of the whole, so its own is looked up."
+    if not state.get("others_e8"):
+        return from_e8(state["day_e8"])
+    own = connection.execute(_equity_at(bot, state["day_ms"])).scalar_one()
+    return equity if own is None else Decimal(own)
+
+
 def balance_of(connection: sa.Connection, bot: str, kept: Kept | None = None) -> Balance | None:
     "A bot's newest balance; None before its first."
     newest = sa.select(BotBalance.__table__).where(BotBalance.bot == bot).order_by(BotBalance.ts_ms.desc()).limit(1)
@@ -100,7 +108,7 @@ def balance_of(connection: sa.Connection, bot: str, kept: Kept | None = None) ->
         timestamp=stamp(ts_ms),
         **row,
         day_pnl_usdt=equity - (equity if before is None else before),
-        today_pnl_usdt=None if kept is None else equity - from_e8(kept.state["day_e8"]),
+        today_pnl_usdt=None if kept is None else equity - _began_with(connection, bot, kept.state, equity),
         total_pnl_usdt=row["realised_usdt"] - row["fees_usdt"] + row["funding_usdt"] + open_usdt,
     )
 
@@ -206,6 +214,7 @@ class BotRow:
     symbol: str
     timeframe: str
     strategy: str
+    account: str | None  # whose money it shares
     is_enabled: bool
     mode: str  # RUN, NO_ENTRY, PAUSED, FLATTENING; "": it never ran
     pause: str  # why it is paused
@@ -222,9 +231,18 @@ class BotRow:
 def _named(bot: str, settings: BotSettings | None) -> dict[str, Any]:
     "What the configuration says of a bot."
     if settings is None:
-        return {"id": bot, "name": bot, "symbol": "?", "timeframe": "?", "strategy": "?", "is_enabled": False}
+        return {
+            "id": bot,
+            "name": bot,
+            "symbol": "?",
+            "timeframe": "?",
+            "strategy": "?",
+            "account": None,
+            "is_enabled": False,
+        }
     strategy = settings.decision.strategy.rpartition(":")[2]
-    same = {"symbol": settings.symbol, "timeframe": settings.timeframe, "is_enabled": settings.enabled}
+    names = ("symbol", "timeframe", "account")
+    same = {name: getattr(settings, name) for name in names} | {"is_enabled": settings.enabled}
     return {"id": bot, "name": settings.name, "strategy": strategy, **same}
 
 # %% ../../nbs/80_status/30_bots.ipynb #cef8d623
