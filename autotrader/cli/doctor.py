@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['State', 'Check', 'worst', 'check_program', 'check_disk', 'check_clock', 'check_cache', 'check_network',
-           'check_config', 'check_keys', 'entry_notes', 'check_sizes', 'check_database', 'check_runner', 'check_port',
-           'examine']
+           'check_config', 'check_keys', 'entry_notes', 'check_accounts', 'check_sizes', 'check_database',
+           'check_runner', 'check_port', 'examine']
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #64393849
 import os
@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -182,11 +182,28 @@ def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
     return [_ABOUT[name].format(a=a, b=b) for name, a, b in notes if name in _ABOUT]
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #7782f652
+def check_accounts(settings: Settings, frames: Mapping[str, str]) -> list[Check]:
+    "Whether the bots of each account could be played together; `frames`: the timeframe of the bars that fill a bot."
+    found = []
+    for account in dict.fromkeys(bot.account for bot in settings.sub_bots if bot.enabled and bot.account):
+        bots = [bot for bot in settings.sub_bots if bot.enabled and bot.account == account]
+        money = sum(bot.initial_capital_usdt for bot in bots)
+        text = f"{account}: {', '.join(bot.id for bot in bots)} share {money:,.0f} USDT"
+        known = {bot.id: frames[bot.id] for bot in bots if bot.id in frames}
+        if len(set(known.values())) > 1:
+            told = ", ".join(f"{bot} on {frame}" for bot, frame in known.items())
+            text += f" and are filled on bars of different lengths ({told}): import 1m bars of all, or none"
+            found.append(Check("warn", "account", text))
+        else:
+            found.append(Check("ok", "account", text))
+    return found
+
+
 def check_sizes(settings: Settings, store: "Store", *, clock: Clock) -> list[Check]:
     "Whether each enabled bot could trade at its smallest size, at the last stored price of its market."
     from autotrader.data.joined import load_beside, load_market
 
-    found = []
+    found, frames = list[Check](), dict[str, str]()
     for bot in settings.sub_bots:
         if not bot.enabled:
             continue
@@ -196,12 +213,13 @@ def check_sizes(settings: Settings, store: "Store", *, clock: Clock) -> list[Che
         except DataError as error:
             found.append(Check("warn", "sizes", f"{bot.id}: not checked, {error}"))
             continue
+        frames[bot.id] = (market.fine or market.candles).timeframe
         notes = entry_notes(bot, market)
         found += [Check("warn", "sizes", f"{bot.id} on {bot.symbol}: {note}") for note in notes]
         if not notes:
             price = f"{float(market.candles.close[-1]):g} on {iso(int(market.candles.open_ms[-1]))}"
             found.append(Check("ok", "sizes", f"{bot.id} could trade {bot.symbol} at {price}"))
-    return found
+    return found + check_accounts(settings, frames)
 
 # %% ../../nbs/99_cli/20_doctor.ipynb #c7766c2c
 def check_database(settings: Settings, *, clock: Clock) -> list[Check]:

@@ -80,3 +80,11 @@ def test_a_replay_trades_as_the_backtest_did_to_the_last_cent(desk: Path) -> Non
     for row in found["bots"]:
         assert float(newest[row["id"]]) == pytest.approx(row["capital"] + row["pnl"], abs=1e-6)
     assert float(last.total_balance_usdt) == pytest.approx(15_000 + found["portfolio"]["pnl"], abs=1e-6)
+
+
+def test_status_and_doctor_tell_of_the_account(desk: Path) -> None:
+    done = json.loads(run(desk, "status", "--replay", "--json", code=1))
+    assert done["accounts"]["all"] == done["sums"]
+    assert done["sums"]["equity"] == pytest.approx(15_000 + told(desk, "backtest")["portfolio"]["pnl"], abs=1e-6)
+    assert all(abs(row["today"]) < 1000 for row in done["bots"])
+    assert "all: sub_bot_A, sub_bot_B, sub_bot_C share 15,000 USDT" in " ".join(run(desk, "doctor", code=None).split())
