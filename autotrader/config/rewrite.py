@@ -10,9 +10,9 @@ import difflib
 import fcntl
 import os
 import re
-from functools import reduce
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
