@@ -142,7 +142,7 @@ def _shared(name: str, sums: Mapping[str, float], rows: Sequence[Mapping[str, An
     bots = ", ".join(row["id"] for row in rows if row["account"] == name)
     return (
         f"Account {name} holds {sums['equity']:,.2f}: the money of {bots} together. The equity of one is what it "
-        "began with and earned; it may be below zero, the account stands behind it."
+        "began with plus what it earned; below zero, the others' money stands behind it."
     )
 
 

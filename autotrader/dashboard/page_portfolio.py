@@ -134,9 +134,11 @@ class PortfolioPage:
         view, bots = self.view, ask_bots(self.view)
         total = ask_portfolio(view)
         aside = total.saved_usdt if total else Decimal(0)
-        note = "USDT" + ("; bots of one account share their money" if any(row.account for row in bots) else "")
+        is_shared = any(row.account for row in bots)
+        note = "USDT" + ("; bots of one account share their money" if is_shared else "")
         put(self.money, card("Balances", balances(bots, aside), note=note))
         note = "since the start; ratios and drawdown of daily equity, wins of round trips after fees"
+        note += "; with one account: of the share each began with" if is_shared else ""
         put(self.performance, card("Performance", performance_table(ask_performance(view)), note=note))
         drawn = [
             card(
