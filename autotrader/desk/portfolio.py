@@ -18,6 +18,7 @@ import pandas as pd
 from ..core.clock import Clock
 from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles
+from ..data.joined import beside_notes
 from .display import BacktestResult, stamp_of
 from ..plots.results import equity_svg
 from ..report.backtest import page
@@ -25,6 +26,7 @@ from ..report.html import notebook_table, picture, shown, write_page
 from ..results.result import account_of, coin_of, together
 from ..results.summary import costs_in, doubts_said, luck_said, number, protection_said
 from ..search.task import Task, task_of
+from ..strategy.setup import Part
 from ..strategy.source import Meant, as_strategy
 
 # %% ../../nbs/92_desk/18_portfolio.ipynb #8cf7bc14
@@ -175,6 +177,12 @@ def verdict_together(found: PortfolioNumbers) -> list[str]:
     return [*told, *sorted(doubts), *luck]
 
 # %% ../../nbs/92_desk/18_portfolio.ipynb #9aa441c5
+def _notes_of(part: Part) -> list[str]:
+    "What is to be known of a market's data; that its neighbours may be read goes without saying."
+    neighbours = () if part.history is None else beside_notes(part.history)
+    return [note for note in part.notes if note not in neighbours]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PortfolioResult(PortfolioNumbers):
     "Several markets with one purse: `stats`, `trades`, `fills`, `equity`, `returns`, `verdict` of the whole; `result[symbol]` is one of them."
@@ -203,5 +211,5 @@ class PortfolioResult(PortfolioNumbers):
              number(each.stats.fees), number(each.stats.funding, signed=True), f"{each.stats.open_trips:,}")
             for each in self.results
         ]  # fmt: skip
-        notes = list(dict.fromkeys(note for each in self.results for note in each.part.notes))
+        notes = list(dict.fromkeys(note for each in self.results for note in _notes_of(each.part)))
         return shown(self.verdict, picture(self.svg()), notebook_table(head, rows), notes=notes)

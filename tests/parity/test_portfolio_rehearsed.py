@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from series import length
 from test_decision_parity import HARD
 
 import autotrader as at
@@ -21,7 +22,7 @@ HOUR = 3_600_000
 SINCE = parse_time("2025-03-08")
 
 
-def walk(symbol: str, seed: int, bars: int = 700, shift: int = 0) -> Candles:
+def walk(symbol: str, seed: int, bars: int = 420, shift: int = 0) -> Candles:
     "An hourly market with funding; it begins so many hours late."
     rng = np.random.default_rng(seed)
     close = np.round(100.0 * np.exp(np.cumsum(rng.normal(0, 0.006, bars))), 2)
@@ -53,7 +54,7 @@ def crossing(candles: Candles) -> at.Signals:
     return at.from_rules(long=up, short=~up, exit_long=~up, exit_short=up)
 
 
-MARKETS = [walk("BTCUSDT", 1), walk("ETHUSDT", 2, shift=3), walk("SOLUSDT", 3, bars=650)]
+MARKETS = [walk("BTCUSDT", 1), walk("ETHUSDT", 2, shift=3), walk("SOLUSDT", 3, bars=390)]
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "weights": (at.own(trend, warmup=50), {"strategy_params": {"sl_ratio": 0.0}}),
     "signals with stops": (at.own(crossing, warmup=80), {"equity_frac": 0.3, "risk": {"max_losses": 0}}),
@@ -83,7 +84,7 @@ def parts_of(kind: str) -> list[Part]:
     return [each.part for each in at.backtest(strategy, MARKETS, bot=bot).results]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 1 + length(1, soak=6)))
 def test_on_rough_days_journals_fold_to_the_same_bytes_and_the_purse_adds_up(seed: int, tmp_path: Path) -> None:
     parts = parts_of("weights")
     with open_store("sqlite:///rough.db", folder=tmp_path, create=True) as store:
@@ -115,9 +116,9 @@ def test_the_drawdown_limit_is_of_the_whole() -> None:
     played = at.backtest(
         at.own(trend, warmup=50),
         MARKETS,
-        bot={"strategy_params": {"sl_ratio": 0.0}, "risk": {"max_drawdown": 0.08, "daily_loss": 0.0}},
+        bot={"strategy_params": {"sl_ratio": 0.0}, "risk": {"max_drawdown": 0.03, "daily_loss": 0.0}},
     )
     pauses = [each.run.notes.get("DRAWDOWN", 0) for each in played.results]
     assert sum(count > 0 for count in pauses) >= 2  # who holds a position at the time leaves it
     equity = played.equity.to_numpy()
-    assert (1 - equity / np.maximum.accumulate(equity)).max() > 0.08
+    assert (1 - equity / np.maximum.accumulate(equity)).max() > 0.03

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stage
+from series import length
 from test_decision_parity import HARD
 from test_money import WALLET_E8, flat, market, params_of, tape_of
 
@@ -26,7 +27,8 @@ from autotrader.store.database import open_store
 from autotrader.strategy.setup import Part, part_for, simulate
 from autotrader.strategy.templates import own
 
-HOURS = 700
+HOURS = 450
+LONG = length(0, soak=1)
 
 
 def crossing(candles: Candles, **levels: Any) -> Signals:
@@ -108,7 +110,7 @@ def test_a_rehearsal_is_the_backtest_and_its_journal_folds_to_the_same_bytes(nam
         assert (EventKind.WEIGHT in kinds) == (played.signals.weight is not None)
 
 
-@pytest.mark.parametrize("name", CAST)
+@pytest.mark.parametrize("name", CAST if LONG else ["own stops, trailing", "weights that wait", "weights with a stop"])
 def test_on_a_rough_day_the_journal_folds_to_the_same_bytes_and_both_books_agree(name: str, tmp_path: Path) -> None:
     with open_store("sqlite:///rough.db", folder=tmp_path, create=True) as store:
         (performance,) = rehearse([CAST[name][0]], store, rough=1, roughness=HARD).performances
