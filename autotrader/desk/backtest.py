@@ -145,11 +145,11 @@ def backtest(
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
 ) -> BacktestResult | PortfolioResult:
     "Play a strategy on candles, counted where there is a desk; raises `DataError` or `ConfigError` on what cannot be played."
-    if not isinstance(candles, Candles):
+    if isinstance(candles, (list, tuple, Mapping)):
         if fine is not None or instrument is not None:
             raise ConfigError("fine and instrument are of one market: leave them out, or play the markets one by one")
         return _together(tasks_together(strategy, candles, bot=bot, costs=costs), config)
-    chosen: Any = strategy
-    task = task_of(as_strategy(chosen), candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
+    one: Any = (strategy, candles)
+    task = task_of(as_strategy(one[0]), one[1], bot=bot, costs=costs, fine=fine, instrument=instrument)
     part = part_of(task)
     return _counted(task, part, simulate(part), config)

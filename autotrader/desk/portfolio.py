@@ -20,11 +20,12 @@ from ..core.errors import ConfigError, DataError
 from ..core.market import E8, Candles
 from ..data.joined import beside_notes
 from .display import BacktestResult, stamp_of
+from ..plots.chart import Chart
 from ..plots.results import equity_svg
 from ..report.backtest import page
 from ..report.html import notebook_table, picture, shown, write_page
 from ..results.result import account_of, coin_of, together
-from ..results.summary import costs_in, doubts_said, luck_said, number, protection_said
+from ..results.summary import costs_in, doubts_said, interruptions_said, luck_said, number, protection_said
 from ..search.task import Task, task_of
 from ..strategy.setup import Part
 from ..strategy.source import Meant, as_strategy
@@ -42,14 +43,14 @@ def candles_in(markets: Markets) -> list[Candles]:
         raise DataError(
             f"a portfolio is made of candles, one of these is {type(wrong).__name__}: at.load or at.candles gives them"
         )
+    if len({each.venue for each in found}) > 1 or len({coin_of(each.symbol) for each in found}) > 1:
+        raise DataError(
+            f"markets with one purse trade on one venue, in one quote coin: these are {', '.join(f'{each.venue} {each.symbol}' for each in found)}"
+        )
     symbols = [each.symbol for each in found]
     twice = next((symbol for symbol in symbols if symbols.count(symbol) > 1), None)
     if twice is not None or len(found) < 2:
-        what = (
-            f"{twice} is there twice"
-            if twice is not None
-            else f"there is {'one market' if found else 'no market'} only"
-        )
+        what = f"{twice} is there twice" if twice is not None else f"there is {'one market only' if found else 'none'}"
         raise DataError(f"a portfolio wants two markets or more, each once: {what}")
     return found
 
@@ -163,6 +164,12 @@ class PortfolioNumbers:
         return ", ".join(dict.fromkeys(each.part.strategy for each in self.results))
 
 # %% ../../nbs/92_desk/18_portfolio.ipynb #947b9416
+def _open_said(found: "PortfolioNumbers") -> list[str]:
+    left = {each.part.instrument.symbol: each.open_position for each in found.results}
+    still = [f"a {at['side']} of {at['quantity']:,.8g} {symbol}" for symbol, at in left.items() if at is not None]
+    return [f"Still open: {', '.join(still)}."] if still else []
+
+
 def verdict_together(found: PortfolioNumbers) -> list[str]:
     "What came of a portfolio, in sentences; the last tell how much of it may be luck."
     stats, parts = found.stats, [each.part for each in found.results]
@@ -171,6 +178,8 @@ def verdict_together(found: PortfolioNumbers) -> list[str]:
         f"{found._title()} on {', '.join(found.symbols)} with one purse {did} {abs(stats['pnl']):,.2f} {coin} ({abs(stats['return']) * 100:.2f} %), "
         f"{costs_in(note for part in parts for note in part.notes)}, in {stats['trades']:,} round trips; its equity fell at most {stats['max_drawdown'] * 100:.2f} % below a peak.",
         *dict.fromkeys(protection_said(part) for part in parts),
+        *interruptions_said(each.run for each in found.results),
+        *_open_said(found),
     ]
     doubts = {doubt for each in found.results for doubt in doubts_said(each.part, each.run, each.stats)}
     luck = luck_said(None, next((each.uncounted for each in found.results if each.uncounted), ""))
@@ -199,6 +208,10 @@ class PortfolioResult(PortfolioNumbers):
     def report(self, path: Path | str, *, clock: Clock | None = None) -> Path:
         "Write the report of the whole and of each market, one HTML file; raises `ConfigError` where it cannot be written."
         return write_page(Path(path), page(list(self.results), made=stamp_of(clock)))
+
+    def plot(self, symbol: str, **piece: Any) -> Chart:
+        "Look into one market, as `result[symbol].plot()` does; the whole is `svg()` and the result itself."
+        return self[symbol].plot(**piece)
 
     def __repr__(self) -> str:
         stats = self.stats

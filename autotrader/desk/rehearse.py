@@ -96,9 +96,9 @@ def _compare(store: Store, done: BotRehearsal, simulated: Run) -> dict[str, Any]
     }
 
 # %% ../../nbs/92_desk/30_rehearse.ipynb #52ccd029
-def _holds(found: Mapping[str, Any], rough: int | None) -> bool:
-    "Whether a comparison came out as it must: what differs has a reason."
-    excused = rough is not None or found["vetoed"] > 0
+def _holds(found: Mapping[str, Any], rough: int | None, vetoed: int) -> bool:
+    "Whether a comparison came out as it must: what differs has a reason, an order that was `vetoed`, its own or of a bot with the same purse."
+    excused = rough is not None or vetoed > 0
     return bool(found["decision"]["exact"] and (found["model"]["equal"] or excused))
 
 # %% ../../nbs/92_desk/30_rehearse.ipynb #9531077e
@@ -124,7 +124,9 @@ def rehearse_bots(
             compared = zip(done, _compare_all(stage, done), strict=True)
             parity = {each.result.part.bot: found for each, found in compared}
         _settle(Path(folder, "new.db"), file)
-    sound = all(_holds(found, rough) for found in parity.values())
+    purse = {part.bot: part.settings.account or part.bot for part in parts}
+    vetoed = {name: sum(parity[bot]["vetoed"] for bot in purse if purse[bot] == name) for name in purse.values()}
+    sound = all(_holds(found, rough, vetoed[purse[bot]]) for bot, found in parity.items())
     naming = tuple(_recorded(performance.links) for performance in done)
     results = tuple(performance.result for performance in done)
     return BotResults(kind="rehearsal", results=results, naming=naming, parity=parity, is_sound=sound)
@@ -154,6 +156,11 @@ class RehearsalResult(BacktestResult):
     is_sound: bool  # False: what has to be equal is not
 
     @property
+    def is_equal(self) -> bool:
+        "Whether every fill and the equity at every bar are the backtest's: no order was refused on the way, and nothing came out differently."
+        return bool(self.comparison["decision"]["exact"] and self.comparison["model"]["equal"])
+
+    @property
     def verdict(self) -> list[str]:
         "What came of it, in sentences, and how that compares with the backtest; the last tell how much may be luck."
         outcome, *rest = super().verdict
@@ -165,6 +172,11 @@ class RehearsalResult(BacktestResult):
 
 class PortfolioRehearsal(PortfolioResult):
     "Bots with one purse that lived through their bars; `[symbol]` is the rehearsal of one of them."
+
+    @property
+    def is_equal(self) -> bool:
+        "Whether every fill and the equity at every bar of all markets are the backtest's."
+        return all(each.is_equal for each in self.results if isinstance(each, RehearsalResult))
 
     @property
     def is_sound(self) -> bool:
@@ -200,11 +212,12 @@ def rehearse(
     Raises `DataError` or `ConfigError` on what cannot be played, also where `folder` holds a rehearsal already.
     """
     limits = table_of(Risk, risk or {}, place="risk")
-    if isinstance(candles, Candles):
-        chosen: Any = strategy
-        tasks = [task_of(as_strategy(chosen), candles, bot=bot, costs=costs, fine=fine, instrument=instrument)]
+    is_portfolio = isinstance(candles, (list, tuple, Mapping))
+    if is_portfolio:
+        tasks = tasks_together(strategy, candles, bot=bot, costs=costs)  # type: ignore[arg-type]
     else:
-        tasks = tasks_together(strategy, candles, bot=bot, costs=costs)
+        one: Any = (strategy, candles)
+        tasks = [task_of(as_strategy(one[0]), one[1], bot=bot, costs=costs, fine=fine, instrument=instrument)]
     parts = [part_of(task) for task in tasks]
     watched = is_watched() if progress is None else progress
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as made:
@@ -214,11 +227,12 @@ def rehearse(
             with progress_bar(watched, what="rehearsal", unit="bars") as tell:
                 done = perform(parts, store, risk=limits, rough=rough, progress=tell).performances
             compared = _compare_all(store, done)
-    results = tuple(_told(each, found, rough) for each, found in zip(done, compared, strict=True))
-    return results[0] if isinstance(candles, Candles) else PortfolioRehearsal(results=results)
+    vetoed = sum(found["vetoed"] for found in compared)
+    results = tuple(_told(each, found, rough, vetoed) for each, found in zip(done, compared, strict=True))
+    return PortfolioRehearsal(results=results) if is_portfolio else results[0]
 
 
-def _told(done: BotRehearsal, found: Mapping[str, Any], rough: int | None) -> RehearsalResult:
+def _told(done: BotRehearsal, found: Mapping[str, Any], rough: int | None, vetoed: int) -> RehearsalResult:
     result = as_kind(RehearsalResult, done.result)
-    vars(result).update(comparison=found, is_sound=_holds(found, rough))
+    vars(result).update(comparison=found, is_sound=_holds(found, rough, vetoed))
     return result

@@ -409,6 +409,7 @@ PARAMS = np.dtype(
         ("entry_expiry_ms", "i8"),  # of a limit order
         ("band", "f8"),  # change of a position below which a weight is near enough, fraction of the equity
         # stop and target
+        ("bare_weights", "i8"),  # 1: a position held by weight has no stop and no target of these
         ("sl_ratio", "f8"),  # × sl_unit; 0: none
         ("tp_ratio", "f8"),  # × stop distance; 0: none
         ("sl_unit", "i8"),
@@ -512,7 +513,13 @@ declare(
             "break_even_at": 0,
             "round_trip_cost": 0,
         },
-        3: {"entry": OrderKind.MARKET, "entry_gap": 0, "entry_expiry_ms": 0, "band": 0.01},  # of a band nobody read
+        3: {
+            "entry": OrderKind.MARKET,
+            "entry_gap": 0,
+            "entry_expiry_ms": 0,
+            "band": 0.01,
+            "bare_weights": 0,
+        },  # of a band nobody read
     },
 )
 

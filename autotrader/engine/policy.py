@@ -332,9 +332,8 @@ def _affordable(equity_e8, params, close):
 
 
 @inner
-def _whole_steps(state, params, wanted, cap, out, n):
-    "Steps to hold in total, at most `cap` (0: none), and the note count."
-    total = _rounded(wanted, params)
+def _whole_steps(state, params, wanted, total, cap, out, n):
+    "Steps to hold in total, at most `cap` (0: none), and the note count; `wanted` before they were rounded."
     if total > cap:
         n = _note(out, n, Note.SIZE_CAPPED, float(total), float(cap))
         total = cap
@@ -371,6 +370,12 @@ def _weighed(state, params, weight, close, equity):
 
 
 @inner
+def _no_more(wanted):
+    "Whole steps of a weight: never more than it says."
+    return np.int64(np.floor(min(wanted, _MOST_STEPS) + 1e-9))
+
+
+@inner
 def _is_near(state, params, total, equity, close):
     "Whether the position is as good as that many steps."
     change = abs(total - abs(state.qty))
@@ -390,9 +395,10 @@ def is_moot_at(state, params, weight, close, equity):
     if state.exiting != 0 or _active(state) > 0 or _is_barred(params, side):
         return False
     if state.side == 0 or side != state.side:
-        return state.side == 0 and state.then_side == 0 and side == state.spent
+        is_little = state.spent == 0 and abs(weight) < params.band
+        return state.side == 0 and state.then_side == 0 and (side == state.spent or is_little)
     wanted = _weighed(state, params, weight, close, equity)
-    total = min(_rounded(wanted, params), _affordable(equity, params, close))
+    total = min(_no_more(wanted), _affordable(equity, params, close))
     return total >= params.min_qty and _is_near(state, params, total, equity, close)
 
 
@@ -442,8 +448,11 @@ def _size(state, params, side, out, n):
         return np.int64(0), _note(out, n, Note.LEVEL_PASSED, float(level), float(state.close))
     if state.weight != 0.0:
         equity = float(equity_e8(state, params, state.close))
+        if abs(state.weight) < params.band:
+            return np.int64(0), n  # near enough to nothing
         wanted = _weighed(state, params, state.weight, state.close, equity)
-        return _whole_steps(state, params, wanted, _affordable(equity, params, state.close), out, n)
+        most = _affordable(equity, params, state.close)
+        return _whole_steps(state, params, wanted, _no_more(wanted), most, out, n)
     distance = stop_distance(state, params, side, state.close, counted_by(params, state.atr, state.close))
     if params.sizing == Sizing.RISK_FRAC and distance == 0:
         return np.int64(0), _note(out, n, Note.NO_STOP, 0.0, 0.0)
@@ -451,7 +460,8 @@ def _size(state, params, side, out, n):
     if counts_tiers:
         n = _note(out, n, Note.SIZE_TIER, multiplier, measure)
     wanted = _wanted_steps(state, params, distance) * multiplier * _reduction(state, params)
-    return _whole_steps(state, params, wanted, _affordable(_money_e8(state), params, state.close), out, n)
+    most = _affordable(_money_e8(state), params, state.close)
+    return _whole_steps(state, params, wanted, _rounded(wanted, params), most, out, n)
 
 # %% ../../nbs/40_engine/20_policy.ipynb #ad95f815
 @inner
@@ -626,7 +636,8 @@ def _resize(state, params, ts_ms, out, n):
     state.resizing = 0
     equity = float(equity_e8(state, params, state.close))
     wanted = _weighed(state, params, state.weight, state.close, equity)
-    total, n = _whole_steps(state, params, wanted, _affordable(equity, params, state.close), out, n)
+    most = _affordable(equity, params, state.close)
+    total, n = _whole_steps(state, params, wanted, _no_more(wanted), most, out, n)
     if total == 0:
         state.exiting = 1
         return n

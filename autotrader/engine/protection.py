@@ -39,20 +39,26 @@ def ratio_distance(params, counted):
 
 # %% ../../nbs/40_engine/15_protection.ipynb #b1933e42
 @inner
+def _has_ratio(state, params):
+    "Whether the parameters set a stop on this trip."
+    return params.sl_ratio > 0.0 and not (params.bare_weights != 0 and state.weight != 0.0)
+
+
+@inner
 def stop_distance(state, params, side, average, counted):
     "Ticks from the average price to the first stop; 0: there is none."
     if state.stop_at > 0:
         return max(np.int64(1), side * (average - state.stop_at))
     if state.stop_gap > 0:
         return state.stop_gap
-    return ratio_distance(params, counted) if params.sl_ratio > 0.0 else np.int64(0)
+    return ratio_distance(params, counted) if _has_ratio(state, params) else np.int64(0)
 
 
 @inner
 def needs_atr(state, params):
     "Whether the first stop cannot be known without the ATR."
     is_given = state.stop_at > 0 or state.stop_gap > 0
-    return params.sl_ratio > 0.0 and params.sl_unit == StopUnit.ATR and not is_given
+    return _has_ratio(state, params) and params.sl_unit == StopUnit.ATR and not is_given
 
 # %% ../../nbs/40_engine/15_protection.ipynb #ffea9d91
 @inner

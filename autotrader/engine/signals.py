@@ -149,6 +149,9 @@ def from_rules(
     )
 
 # %% ../../nbs/40_engine/05_signals.ipynb #3e581ccf
+_MOST_TICKS = 2.0**53  # beyond it a float skips whole numbers
+
+
 def levels_in_ticks(
     signals: Signals,
     tick: float,  # smallest price change, quote coin
@@ -159,6 +162,11 @@ def levels_in_ticks(
         return np.zeros((0, 4), np.int64)
     prices = np.column_stack([np.full(len(signals), np.nan) if column is None else column for column in given])
     ticks = np.maximum(np.floor(prices / tick + 0.5), 1.0)
+    if (far := ticks > _MOST_TICKS).any():
+        bar, which = np.argwhere(far)[0]
+        raise ConfigError(
+            f"signals.{LEVELS[which]} at bar {bar}, {prices[bar, which]:g}, is more ticks of {tick:g} than can be counted"
+        )
     return np.where(np.isnan(prices), 0.0, ticks).astype(np.int64)
 
 # %% ../../nbs/40_engine/05_signals.ipynb #d7783ef8
@@ -169,7 +177,14 @@ def from_targets(
     budget: float = 0.2,  # volatility of the equity that a weight of 1 aims at, a year; only read with `volatility`
     most: float = 1.0,  # largest position, fraction of the equity: more than 1 is leverage
 ) -> Signals:
-    "Signals that say what to hold; raises `ConfigError` on a weight that is not there or needs more leverage than `most`."
+    """Signals that say what to hold: a fraction of the equity, short below 0; raises `ConfigError` on a weight that is not there or needs more leverage than `most`.
+
+    Only the first values may be NaN, while nothing is known. With `volatility` (a year's, as a fraction: the column `realised_volatility`) a weight of 1 holds
+    budget / volatility of the equity, at most `most`; without it `most` is the largest weight that is allowed.
+    """
+    for name, number in (("budget", budget), ("most", most)):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0.0 < number < np.inf:
+            raise ConfigError(f"{name} must be a number above 0, was {number!r}")
     given = _weights("weights", weights)
     if volatility is None:
         wanted, limit = given, most
@@ -177,6 +192,8 @@ def from_targets(
         moves, limit = _weights("volatility", volatility), 1.0
         if moves.shape != given.shape:
             raise ConfigError(f"volatility must hold {len(given)} values like weights, was of shape {moves.shape}")
+        if (below := moves < 0.0).any():
+            raise ConfigError(f"volatility at bar {int(np.argmax(below))} must be 0 or more, was {moves[below][0]:g}")
         share = budget / np.where(moves > 0.0, moves, np.inf)  # a market that never moved is no reason to bet the house
         wanted = np.clip(given * share, -most, most)
     if (wrong := np.abs(given) > limit).any():
@@ -190,7 +207,12 @@ def from_targets(
 
 def _weights(name: str, values: ArrayLike) -> Floats:
     "A column without holes, but for a start that is not known yet."
-    array = np.array(values, dtype=np.float64)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{name} must be one column of numbers, was {type(values).__name__}: give one value per bar"
+        ) from None
     if array.ndim != 1:
         raise ConfigError(f"{name} must be one column of numbers, was of shape {array.shape}: give one value per bar")
     known = np.isfinite(array)

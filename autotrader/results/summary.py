@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW_TRIPS', 'ONE_DRAW', 'MOST_YEARLY', 'MOST_TIMES', 'MOST_SHARPE', 'number', 'costs_in', 'implausible_said',
-           'shorts_said', 'doubts_said', 'protection_said', 'bare_said', 'verdict', 'open_said', 'bars_said',
-           'notes_of', 'luck_said', 'as_row']
+           'shorts_said', 'doubts_said', 'protection_said', 'interruptions_said', 'bare_said', 'verdict', 'open_said',
+           'bars_said', 'notes_of', 'luck_said', 'as_row']
 
 # %% ../../nbs/61_results/20_summary.ipynb #898a630d
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,29 +110,46 @@ _MOVES = {
 }
 
 
+def _is_bare(part: Part) -> bool:
+    "Whether it holds weights, and nobody asked for a stop on them."
+    return part.signals.weight is not None and bool(part.params["bare_weights"][0])
+
+
 def protection_said(part: Part) -> str:
     "Which stops and targets were on, in a sentence."
     stop, said = part.settings.strategy_params, part.signals
+    is_on = bool(stop.sl_ratio) and not _is_bare(part)
     unit = "ATR" if stop.sl_unit == "atr" else "% of the price"
     own = f"stops {stop.sl_ratio:g} {'× ' if unit == 'ATR' else ''}{unit} away{_MOVES[stop.sl_kind]}"
     brings_stop = said.stop is not None or said.stop_distance is not None
     brings_target = said.target is not None or said.target_distance is not None
-    told = [own] if stop.sl_ratio else []
-    if stop.sl_ratio and stop.tp_ratio:
+    told = [own] if is_on else []
+    if is_on and stop.tp_ratio:
         told.append(f"targets {stop.tp_ratio:g} times as far")
     brought = " and ".join(what for what, is_there in (("stops", brings_stop), ("targets", brings_target)) if is_there)
     if brought:
         told.insert(0, f"{brought} that the strategy brought" + (", else" if told else ""))
-    missing = [] if stop.sl_ratio or brings_stop else ["no stops"]
-    missing += [] if (stop.sl_ratio and stop.tp_ratio) or brings_target else ["no targets"]
+    missing = [] if is_on or brings_stop else ["no stops"]
+    missing += [] if (is_on and stop.tp_ratio) or brings_target else ["no targets"]
     text = ", ".join([*told, *missing]).replace(", else,", ", else")
     return f"{text[0].upper()}{text[1:]}."
+
+
+def interruptions_said(runs: Iterable[Run]) -> list[str]:
+    "What kept bots from doing what their strategies said: liquidations, and pauses of their own."
+    played = list(runs)
+    taken = sum(int(run.venue["liquidations"][0]) for run in played)
+    paused = sum(run.notes.get(name, 0) for run in played for name in ("DRAWDOWN", "DAILY_LOSS", "LOSS_STREAK"))
+    told = [f"Its margin was liquidated {taken:,} time{'s' * (taken != 1)}."] if taken else []
+    if paused:
+        told.append(f"Its own limits paused it {paused:,} time{'s' * (paused != 1)}, and it traded smaller after.")
+    return told
 
 
 def bare_said(part: Part, trips: int) -> list[str]:
     "A doubt about positions that nothing closes between two signals."
     brings_stop = part.signals.stop is not None or part.signals.stop_distance is not None
-    if part.settings.strategy_params.sl_ratio or brings_stop or not trips:
+    if (part.settings.strategy_params.sl_ratio and not _is_bare(part)) or brings_stop or not trips:
         return []
     ends = "the liquidation of its margin" if part.instrument.kind == "perpetual" else "nothing"
     return [f"No stop was on: between two signals {ends} ends a losing position."]
@@ -174,6 +191,7 @@ def verdict(
         f"in {trips}; its equity fell at most {stats.max_drawdown * 100:.2f} % below a peak.",
         f"{part.instrument.symbol} itself went {market_frac(part) * 100:+.1f} %.".replace("-", "−"),
         protection_said(part),
+        *interruptions_said([run]),
         *_costs_said(part, stats),
         *_weight_said(part, run, stats),
         *_order_said(part, stats),

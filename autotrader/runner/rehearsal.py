@@ -31,7 +31,7 @@ from ..results.result import Result
 from ..store import journal
 from ..store.database import Store, describe
 from ..store.tables import Order
-from ..strategy.setup import Part
+from ..strategy.setup import Part, check_purses
 
 # %% ../../nbs/90_runner/10_rehearsal.ipynb #1eef22f4
 USUAL_RISK = Risk()  # the caps of a configuration that does not change them
@@ -160,6 +160,7 @@ def rehearse(
         raise ConfigError(
             f"the database {describe(store.url)} holds a journal of {', '.join(lived)} already: a rehearsal wants an empty database"
         )
+    check_purses(parts)
     writer, guard = JournalWriter(store), Guard(risk)
     rngs = [] if rough is None else [np.random.default_rng(s) for s in np.random.SeedSequence(rough).spawn(len(parts))]
     venues = [rough_paper(rng, roughness) for rng in rngs] or [open_paper] * len(parts)

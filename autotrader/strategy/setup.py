@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_STRESS', 'params_for', 'largest_position', 'costs_for', 'Part', 'strategy_for', 'eras_for', 'history_from',
-           'part_for', 'simulate_all', 'leg_of', 'simulate', 'stressed', 'NewestSignal', 'newest_signal']
+           'part_for', 'check_purses', 'simulate_all', 'leg_of', 'simulate', 'stressed', 'NewestSignal',
+           'newest_signal']
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #4113bdf2
 import hashlib
@@ -90,6 +91,7 @@ _STOP_KIND = {"fixed": StopKind.FIXED, "trailing": StopKind.TRAILING, "break_eve
 def _stop_fields(bot: BotSettings, instrument: Instrument) -> dict[str, float]:
     stop = bot.strategy_params
     fields = {
+        "bare_weights": "sl_ratio" not in stop.model_fields_set,
         "sl_ratio": stop.sl_ratio,
         "tp_ratio": stop.tp_ratio,
         "sl_unit": _STOP_UNIT[stop.sl_unit],
@@ -254,6 +256,10 @@ def _merged(bot: BotSettings, played: Candles, fine: Candles | None) -> tuple[st
     "What the bars are too coarse to show."
     finest = played if fine is None else fine
     split = bot.split_entry
+    if bot.entry.kind == "limit" and bot.entry.expiry_seconds * 1000 < finest.bar_ms:
+        return (
+            f"a limit entry waits {bot.entry.expiry_seconds} s, bars are {finest.timeframe}: it is taken to wait for a whole one",
+        )
     if split.enabled and split.method == "time" and split.interval_seconds * 1000 < finest.bar_ms:
         return (
             f"parts of an entry are {split.interval_seconds} s apart, bars are {finest.timeframe}: parts due inside a bar merge at its close",
@@ -343,8 +349,40 @@ def part_for(
     )
 
 # %% ../../nbs/55_strategy/50_setup.ipynb #d1ac3a95
+def _largest_share(part: Part, purse_usdt: float) -> NDArray[np.float64]:
+    "Largest position per bar of the bot, fraction of what its purse holds."
+    if part.signals.weight is not None:
+        last = np.maximum.accumulate(np.where(np.isnan(part.signals.weight), 0, np.arange(len(part.signals))))
+        return np.abs(np.nan_to_num(part.signals.weight[last]))
+    bot, price = part.settings, float(np.median(part.tape.bot_close)) * float(part.instrument.rules.tick_size)
+    money = purse_usdt if bot.sizing != "lot" else bot.initial_capital_usdt
+    whole = largest_position(bot.model_copy(update={"initial_capital_usdt": money}), typical_price=price)
+    return np.full(len(part.signals), min(whole / purse_usdt, bot.max_leverage))
+
+
+def check_purses(parts: Sequence[Part]) -> None:
+    "Raise `ConfigError` where bots of one `account` may together hold more than their purse can back."
+    for account in dict.fromkeys(part.settings.account for part in parts):
+        group = [part for part in parts if part.settings.account == account]
+        if account is None or len(group) < 2:
+            continue
+        purse = sum(part.wallet_e8 for part in group) / E8
+        stamps = np.unique(np.concatenate([part.bar_open_ms for part in group]))
+        held = np.zeros(len(stamps))
+        for part in group:
+            newest = np.searchsorted(part.bar_open_ms, stamps, side="right") - 1
+            held += np.where(newest >= 0, _largest_share(part, purse)[np.maximum(newest, 0)], 0.0)
+        leverage, bar = min(part.assumed.leverage for part in group), int(np.argmax(held))
+        if held[bar] > leverage * (1 + 1e-9):
+            raise ConfigError(
+                f"the bots of {account!r} may together hold {held[bar]:.4g} times what they own, at {iso(int(stamps[bar]))}, above backtest.leverage ({leverage:g}): "
+                "their margins would be more than the purse; scale their sizes or weights, or raise it"
+            )
+
+# %% ../../nbs/55_strategy/50_setup.ipynb #f2eaf942
 def simulate_all(parts: Sequence[Part]) -> list[Run]:
-    "The backtests of parts, those of one `account` with one purse, in the order of the parts."
+    "The backtests of parts, those of one `account` with one purse, in the order of the parts; raises `ConfigError` as `check_purses`."
+    check_purses(parts)
     runs: dict[int, Run] = {}
     for account in dict.fromkeys(part.settings.account for part in parts):
         places = [i for i, part in enumerate(parts) if part.settings.account == account]

@@ -213,7 +213,7 @@ def random_entry(rng: Generator, bar_ms: int) -> dict[str, Any]:
         "entry_expiry_ms": int(bar_ms * pick(0.5, 1.0, 4.0)),
         "split": Split.NONE,
     }
-    return {"band": pick(0.0, 0.01, 0.1), **(limit if rng.random() < 0.3 else {})}
+    return {"band": pick(0.0, 0.01, 0.1), "bare_weights": pick(0, 0, 1), **(limit if rng.random() < 0.3 else {})}
 
 
 def with_levels(rng: Generator, signals: Signals, close: NDArray[np.float64]) -> Signals:

@@ -357,10 +357,11 @@ class Bot:
         if self.exiting or self.orders or not self._may(side):
             return True
         if self.side == 0:
-            return bool(self.then_side) or side != self.spent
+            is_little = self.spent == 0 and abs(weight) < self.p.band
+            return bool(self.then_side) or not (side == self.spent or is_little)
         if side != self.side:
             return True
-        total = min(self._to_steps(self._weighed(weight, close)), self._most(self._worth(close), close))
+        total = min(math.floor(self._weighed(weight, close) + 1e-9), self._most(self._worth(close), close))
         return total < self.p.min_qty or not self._is_near(total, close)
 
     def _may(self, side: int) -> bool:
@@ -408,7 +409,7 @@ class Bot:
             self._cancel_entries()
             return
         self.resizing = False
-        total = self._capped(self._weighed(self.weight, self.close), self._most(self._worth(self.close), self.close))
+        total = self._held_by_weight()
         held = abs(self.held)
         if not total:
             self.exiting = True
@@ -426,6 +427,10 @@ class Bot:
             self._note(Note.RESIZED, held, total)
             self.total, self.parts, self.part, self.part_qty, self.deadline_ms = total, 1, 1, total - held, 0
             self._order_entry(Purpose.ADD, total - held, ts_ms)
+
+    def _held_by_weight(self) -> int:
+        wanted = self._weighed(self.weight, self.close)
+        return self._capped(wanted, math.floor(wanted + 1e-9), self._most(self._worth(self.close), self.close))
 
     def _spend(self) -> None:
         if self.weight and self.side:
@@ -704,7 +709,7 @@ class Bot:
     def _size(self, side: int) -> int:
         step_e8 = self.close * self.p.unit_e8
         if self.weight:
-            return self._capped(self._weighed(self.weight, self.close), self._most(self._worth(self.close), self.close))
+            return 0 if abs(self.weight) < self.p.band else self._held_by_weight()
         distance = self._first_distance(side, self.close, self._counted())
         if self.p.sizing == Sizing.RISK_FRAC and distance == 0:
             self._note(Note.NO_STOP)
@@ -716,7 +721,8 @@ class Bot:
             wanted = self.p.size * self.money_e8 / step_e8
         else:
             wanted = self.p.size * self.money_e8 / (distance * self.p.unit_e8)
-        return self._capped(wanted * multiplier * self._reduction(), self._most(self.money_e8, self.close))
+        wanted = wanted * multiplier * self._reduction()
+        return self._capped(wanted, self._to_steps(wanted), self._most(self.money_e8, self.close))
 
     def _most(self, equity_e8: int, close: int) -> int:
         return min(int(self.p.max_leverage * equity_e8 / (close * self.p.unit_e8)), self.p.max_qty)
@@ -727,9 +733,9 @@ class Bot:
             total = self.p.min_qty if 2 * wanted >= self.p.min_qty else 0
         return total
 
-    def _capped(self, wanted: float, cap: int) -> int:
+    def _capped(self, wanted: float, total: int, cap: int) -> int:
         "Whole steps, no more than may be held; 0, and a note, for less than the venue takes."
-        total, step_e8 = self._to_steps(wanted), self.close * self.p.unit_e8
+        step_e8 = self.close * self.p.unit_e8
         if total > cap:
             self._note(Note.SIZE_CAPPED, total, cap)
             total = cap
@@ -784,7 +790,7 @@ class Bot:
 
     def _needs_atr(self) -> bool:
         brings = self.given.stop or self.given.stop_gap
-        counts = self.p.sl_ratio > 0 and self.p.sl_unit == StopUnit.ATR and not brings
+        counts = self._has_ratio() and self.p.sl_unit == StopUnit.ATR and not brings
         return bool(counts or (self.p.tiers and not self.weight))
 
     def _counted(self) -> float:
@@ -800,7 +806,10 @@ class Bot:
             return max(1, (average - self.given.stop) * side)
         if self.given.stop_gap:
             return self.given.stop_gap
-        return self._stop_distance(counted) if self.p.sl_ratio > 0 else 0
+        return self._stop_distance(counted) if self._has_ratio() else 0
+
+    def _has_ratio(self) -> bool:
+        return self.p.sl_ratio > 0 and not (self.p.bare_weights and self.weight)
 
     def _want_protection(self, average: int) -> None:
         distance = self._first_distance(self.side, average, self.atr0)

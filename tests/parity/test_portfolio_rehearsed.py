@@ -10,6 +10,7 @@ from test_decision_parity import HARD
 
 import autotrader as at
 from autotrader.core.clock import parse_time
+from autotrader.core.errors import ConfigError
 from autotrader.core.market import Candles
 from autotrader.engine.events import EVENT, EventKind, Money, Purpose
 from autotrader.runner.parity import decision_parity
@@ -122,3 +123,28 @@ def test_the_drawdown_limit_is_of_the_whole() -> None:
     assert sum(count > 0 for count in pauses) >= 2  # who holds a position at the time leaves it
     equity = played.equity.to_numpy()
     assert (1 - equity / np.maximum.accumulate(equity)).max() > 0.03
+
+
+def always(candles: Candles) -> at.Signals:
+    return at.from_targets(np.ones(len(candles)))
+
+
+def test_a_purse_is_pledged_once() -> None:
+    bare = {"max_leverage": 1.0, "risk": {"max_drawdown": 0.0, "daily_loss": 0.0, "max_losses": 0}}
+    for play in (at.backtest, at.rehearse):
+        with pytest.raises(
+            ConfigError, match=r"may together hold 3 times what they own, at .*, above backtest.leverage \(1\)"
+        ):
+            play(at.own(always, warmup=0), MARKETS, bot=bare, costs={"leverage": 1.0})
+        with pytest.raises(ConfigError, match="may together hold 3 times what they own"):
+            sized = {**bare, "equity_frac": 1.0}
+            play(at.own(crossing, warmup=80), MARKETS, bot=sized, costs={"leverage": 1.0})
+    found = at.backtest(at.own(always, warmup=0), MARKETS, bot=bare, costs={"leverage": 5.0})
+    assert found.equity.min() > 0
+
+
+def test_a_weight_is_held_without_a_stop_unless_one_is_asked_for() -> None:
+    bare = at.backtest(at.own(trend, warmup=50), MARKETS[0])
+    assert set(bare.fills["reason"]) <= {"entry", "add", "reduce", "exit"} and "No stops, no targets." in bare.verdict
+    asked = at.backtest(at.own(trend, warmup=50), MARKETS[0], bot={"strategy_params": {"sl_ratio": 1.0}})
+    assert "stop" in set(asked.fills["reason"])
