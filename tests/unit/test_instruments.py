@@ -471,7 +471,7 @@ def test_every_door_takes_the_same_rules(tmp_path: Path) -> None:
         save_instrument(store, replace(first, rules=later))
         bot = as_bot(bars("bybit", "DOTUSDT"), None)
         market = task_for(bot, store, as_costs(None), since_ms=BEGIN, until_ms=BEGIN + 300 * HOUR).market
-        live = app._instrument(store, bot, BEGIN + 300 * HOUR)
+        live = app._instrument(store, bot, bot.venue, bot.symbol, BEGIN + 300 * HOUR)
         shown = rules_known(store, "bybit", "DOTUSDT").ruled
     candles = desk.load("DOTUSDT", config=tmp_path / "config.toml")
     in_hand = task_of("ema_trend", candles).market

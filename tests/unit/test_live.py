@@ -437,13 +437,14 @@ class Process:
     def begin(self) -> None:
         code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_live; test_live.child(*sys.argv[1:])"
         words = [str(self.settings.folder), str(self.file), self.venue.endpoint, self.venue.url]
-        opened = self.venue.opened
+        opened, begun_s = self.venue.opened, time.monotonic()
         self.child = subprocess.Popen(
             [sys.executable, "-c", code, *words],
             env={**os.environ, "AUTOTRADER_OFFLINE": "1"},
             stdout=subprocess.DEVNULL,
         )
         self.until(lambda: self.venue.opened > opened and self.is_subscribed(), "the line", within_s=120)
+        self.pause_s = 0.1 * max(1.0, (time.monotonic() - begun_s) / 4)  # on a slow machine the market is slower, too
 
     def is_subscribed(self) -> bool:
         return any(len(topics) >= 3 for topics in list(self.venue.lines.values()))
@@ -466,7 +467,7 @@ class Process:
         while not happened():
             assert self.child is not None and self.child.poll() is None and self.venue.now_ms < until_ms
             self.step(self.venue.now_ms + 10_000)
-            time.sleep(0.1)  # one process does not see how far the other is
+            time.sleep(self.pause_s)  # one process does not see how far the other is
 
     def kill(self) -> None:
         if self.child is None:

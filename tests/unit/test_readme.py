@@ -10,6 +10,7 @@ import pytest
 
 import autotrader as at
 from autotrader.config.settings import load
+from autotrader.data.instruments import known
 from autotrader.desk.backtest import backtest_bot
 from autotrader.desk.choice import period
 from autotrader.store.database import open_store
@@ -22,7 +23,9 @@ def test_its_python_runs_on_the_sample(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     sample = at.load("EURUSD", "1h", venue="sample")
-    neighbour = replace(sample, venue="bybit", symbol="ETHUSDT", instrument=None)
+    rules = known("sample", "EURUSD")
+    assert rules is not None
+    neighbour = replace(sample, symbol="GBPUSD", instrument=replace(rules, symbol="GBPUSD"))
     monkeypatch.setattr(at, "load", lambda symbol, *_args, **_keys: neighbour if symbol == "ETHUSDT" else sample)
     rehearse = at.rehearse
     monkeypatch.setattr(at, "rehearse", lambda idea, candles: rehearse(idea, candles[:800]))  # it trades at every turn
