@@ -377,6 +377,8 @@ class Live:
         )
         share_accounts(self.market.bots)
         go_on(supervisor)
+        import talib  # noqa: F401  columns load it when they are first asked for: a bar's close is no time for that
+
         self._source = feed
         gc.collect()
         gc.freeze()  # what is here stays: looking through it again would cost tens of milliseconds at a bar's close
