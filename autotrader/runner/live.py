@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import talib  # noqa: F401  columns load it when they are first asked for: a bar's close is no time for that
 
 from ..bots.cycle import ClosedBar, hear_close, hear_signal, live_through, pay, play
 from ..bots.session import Phase, Session, note_balances, share_money
@@ -377,8 +378,6 @@ class Live:
         )
         share_accounts(self.market.bots)
         go_on(supervisor)
-        import talib  # noqa: F401  columns load it when they are first asked for: a bar's close is no time for that
-
         self._source = feed
         gc.collect()
         gc.freeze()  # what is here stays: looking through it again would cost tens of milliseconds at a bar's close
