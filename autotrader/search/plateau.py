@@ -204,9 +204,11 @@ def nearest(
         places = np.flatnonzero(groups == group)
         taken, kept = min(wanted, len(places)), cube[places]
         for part in np.array_split(np.arange(len(places)), -(-(len(places) ** 2) // _CELLS)):
-            away = ((kept[part][:, None, :] - kept[None, :, :]) ** 2).sum(axis=2)
+            away = sum((one[part][:, None] - one) ** 2 for one in kept.T) + np.zeros((len(part), len(places)))
             away[np.arange(len(part)), part] = -1.0  # itself first, whoever else stands there
-            found[places[part], :taken] = places[np.argsort(away, axis=1, kind="stable")[:, :taken]]
+            close = np.sort(np.argpartition(away, taken - 1, axis=1)[:, :taken], axis=1)
+            order = np.argsort(np.take_along_axis(away, close, axis=1), axis=1, kind="stable")
+            found[places[part], :taken] = places[np.take_along_axis(close, order, axis=1)]
     return found
 
 # %% ../../nbs/60_search/36_plateau.ipynb #c33c4202
