@@ -192,11 +192,21 @@ def test_where_the_strategy_of_one_fails_the_others_trade_on_with_right_money(pa
     check_purse(store, sessions)
 
 
+def holding(replay: Replay) -> list[Session]:
+    "Play until the second and the third bot hold something."
+    sessions, at = played(replay, 60), 60
+    while sessions[1].is_flat or sessions[2].is_flat:
+        assert not replay.is_over
+        at += 1
+        sessions = played(replay, at)
+    return sessions
+
+
 def test_a_bot_that_is_left_alone_still_counts_for_what_it_was_worth(
     parts: list[Part], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replay = Replay(supervisor_on(store, SystemClock()), parts, speed=0)
-    a, b, c = played(replay, 70)
+    a, b, c = holding(replay)
     live_through = runner_replay.live_through
     monkeypatch.setattr(
         runner_replay, "live_through", lambda session, bar: _fail(0) if session is b else live_through(session, bar)
@@ -215,8 +225,7 @@ def test_a_bot_that_is_left_alone_still_counts_for_what_it_was_worth(
 def test_one_bot_is_flattened_or_paused_and_the_others_go_on(parts: list[Part], store: Store) -> None:
     supervisor = supervisor_on(store, SystemClock())
     replay = Replay(supervisor, parts, speed=0)
-    a, b, c = played(replay, 70)
-    assert not b.is_flat and not c.is_flat
+    a, b, c = holding(replay)
     obey(supervisor, "flatten", [b])
     obey(supervisor, "stop", [c])
     trips = int(a.bot.state["trip"][0])
