@@ -431,10 +431,12 @@ def _begin_trip(state, params, side):
 
 # %% ../../nbs/40_engine/20_policy.ipynb #56a0dd97
 @inner
-def _is_passed(state, side):
-    "Whether the price is beyond a level that the signal brought."
+def _passed_level(state, side):
+    "The level that the signal brought and the price is beyond, ticks; 0: none is."
     stop, target = state.stop_at, state.target_at
-    return (stop > 0 and side * (state.close - stop) <= 0) or (target > 0 and side * (target - state.close) <= 0)
+    if stop > 0 and side * (state.close - stop) <= 0:
+        return stop
+    return target if target > 0 and side * (target - state.close) <= 0 else np.int64(0)
 
 
 @inner
@@ -443,9 +445,9 @@ def _size(state, params, side, out, n):
     counts_tiers = params.tiers != 0 and state.weight == 0.0
     if (needs_atr(state, params) or counts_tiers) and not state.atr > 0.0:
         return np.int64(0), _note(out, n, Note.NO_ATR, 0.0, 0.0)
-    if _is_passed(state, side):
-        level = state.stop_at if side * (state.close - state.stop_at) <= 0 and state.stop_at > 0 else state.target_at
-        return np.int64(0), _note(out, n, Note.LEVEL_PASSED, float(level), float(state.close))
+    passed = _passed_level(state, side)
+    if passed > 0:
+        return np.int64(0), _note(out, n, Note.LEVEL_PASSED, float(passed), float(state.close))
     if state.weight != 0.0:
         equity = float(equity_e8(state, params, state.close))
         if abs(state.weight) < params.band:

@@ -15,11 +15,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.clock import DAY_MS, iso
+from ..core.clock import iso
 from ..core.errors import DataError
-from ..core.market import MOST_E8, countable
 from . import inner, kernel
-from .events import EventKind, Money, Note
+from .events import EventKind, Money
 from .fills import quiet_range
 from .policy import equity_e8, idle_until, is_moot_at, is_old_news, lowest_e8
 from .protection import moves_from
@@ -37,6 +36,8 @@ from autotrader.engine.simulate import (
     Script,
     Tape,
     announce,
+    begin_day,
+    day_count,
     drain,
     fresh_event,
     has_news,
@@ -46,6 +47,8 @@ from autotrader.engine.simulate import (
     new_desk,
     own_events,
     put_records,
+    refuse_uncountable,
+    run_of,
     script_of,
 )
 
@@ -201,14 +204,6 @@ def _script_of(scripts, j):
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #a61908ce
 @inner
-def _stay_or_go(desk, n, money, fills, stops, payments):
-    "Let `n` events be heard with the whole purse behind the account; returns what is in it then."
-    desk.venue.wallet_e8 = money
-    drain(desk, n, fills, stops, payments)
-    return desk.venue.wallet_e8
-
-
-@inner
 def _play_market(desk, tape, money, fills, stops, payments):
     "Let the bar happen in one market; returns what is in the purse then."
     desk.venue.wallet_e8 = money
@@ -335,11 +330,13 @@ def _pass_over(desks, stack, scripts, limits, bounds, peak, drawdown, first, las
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #0e401ac7
 @inner
-def _look_ahead(desks, stack, limits, day_end):
-    "Take every bot's limits; equities between which none of them stops or sees a new peak, and when time brings something."
+def _look_ahead(desks, stack, limits, money, day_end):
+    """Take every bot's limits, the purse of now behind its margin; equities between which none of them stops or sees a new peak, and when time
+    brings something."""
     lowest, highest, due_ms = np.int64(-(2**62)), np.int64(2**62), day_end + 1
     for j in range(len(desks)):
         desk = desks[j]
+        desk.venue.wallet_e8 = money  # since its own bar another leg may have won or lost
         _set_limits(desk, limits[j])
         lowest = max(lowest, lowest_e8(desk.state, desk.params))
         highest = min(highest, desk.state.peak_e8)
@@ -358,14 +355,6 @@ ScriptsType = numba.types.NamedTuple(
 )
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #4edd2d7d
-@inner
-def _begin_day(desk, end_ms, days):
-    if end_ms > desk.day_end:
-        desk.day_end = end_ms + (DAY_MS - end_ms % DAY_MS) % DAY_MS
-        days[0, desk.days] = desk.day_end - DAY_MS
-        desk.days += 1
-
-
 @inner
 def _note_leg(desk, stack, limits, curve, j, first, last):
     "Count the bars that ended with a position; write what the leg was worth where that is wanted."
@@ -401,7 +390,7 @@ def _loop(desks, stack, scripts, fills, stops, payments, curve, days, limits, pu
     for j in range(k):
         if changed[j] != 0:
             announce(desks[j])
-            money = _stay_or_go(desks[j], 1, money, fills[j], stops[j], payments[j])
+            drain(desks[j], 1, fills[j], stops[j], payments[j])
     while i < end:
         for j in range(k):
             if max(desks[j].filled, desks[j].stopped) + QUEUE > fills.shape[1]:
@@ -417,21 +406,18 @@ def _loop(desks, stack, scripts, fills, stops, payments, curve, days, limits, pu
                 _play_own(desks[j], _tape_of(stack, j), _script_of(scripts, j), worth, fills[j], stops[j], payments[j])
             if desks[j].over_ms != 0:
                 return -2
-        _begin_day(desks[0], stack.open_ms[i] + stack.bar_ms, days)
-        bounds = _look_ahead(desks, stack, limits, desks[0].day_end)
+        begin_day(desks[0], stack.open_ms[i] + stack.bar_ms, days)
+        bounds = _look_ahead(desks, stack, limits, money, desks[0].day_end)
         last = end if desks[0].shortcuts != 0 else i + 1
         until, purse[1], falls[0] = _pass_over(desks, stack, scripts, limits, bounds, purse[1], falls[0], i, last)
         for j in range(k):
             _note_leg(desks[j], stack, limits, curve, j, i, until)
-            days[j + 1, desks[0].days - 1] = limits[j, 0] + limits[j, 1] * stack.close[j, until - 1]
+            days[desks[0].days - 1, j + 1] = limits[j, 0] + limits[j, 1] * stack.close[j, until - 1]
         i = until
     purse[0] = money
     return 0
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #7f274ee3
-_SMALLER = "take a smaller initial_capital_usdt or size, or a shorter period"
-
-
 def _turns(stack: Stack, legs: Sequence[Leg]) -> list[tuple[int, int, Era]]:
     "Bar, leg and era of each change of rules within the clock, oldest first."
     found = [
@@ -456,25 +442,10 @@ def _play(desks: np.ndarray, stack: Stack, scripts: Script, logs: Sequence[NDArr
     return 0
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #fc91ea1c
-def _leg_run(desk: np.void, logs: Sequence[NDArray[Any]], own_e8: Ints, days: tuple[Ints, Ints], wallet_e8: int) -> Run:
-    "What one leg did."
-    fills, stops, payments = logs
-    times, worth = desk["notes"].tolist(), own_e8 if len(own_e8) else days[1]
+def _deepest(wallet_e8: int, worth: Ints) -> float:
+    "The largest fall of what a leg was worth from its peak, as a fraction of it."
     peak = np.maximum.accumulate(np.r_[wallet_e8, worth])[1:]
-    return Run(
-        fills=fills[: desk["filled"]].copy(),
-        stops=stops[: desk["stopped"]].copy(),
-        payments=payments[: desk["funded"]].copy(),
-        equity_e8=own_e8,
-        day_ms=days[0],
-        day_equity_e8=days[1],
-        max_drawdown=float(np.max((peak - worth) / np.maximum(peak, 1), initial=0.0)),
-        notes={note.name: times[note] for note in Note if times[note]},
-        tiers={float(m): int(n) for m, n in zip(desk["multipliers"], desk["times"], strict=True) if n},
-        state=np.array([desk["state"]]),
-        venue=np.array([desk["venue"]]),
-        held=int(desk["held"]),
-    )
+    return float(np.max((peak - worth) / np.maximum(peak, 1), initial=0.0))
 
 # %% ../../nbs/40_engine/45_portfolio.ipynb #49919683
 def run_portfolio(
@@ -488,9 +459,8 @@ def run_portfolio(
     scripts = _stacked([script_of(leg.tape, leg.signals, leg.atr, float(leg.params["tick"][0])) for leg in legs])
     stack = make_stack([leg.tape for leg in legs]) if stack is None else stack
     k, n = stack.there.shape
-    worth, days = np.zeros((k, n if curve else 0), np.int64), np.zeros(
-        (k + 1, int(stack.open_ms[-1] + stack.bar_ms) // DAY_MS - int(stack.open_ms[0]) // DAY_MS + 1), np.int64
-    )
+    worth = np.zeros((k, n if curve else 0), np.int64)
+    days = np.zeros((day_count(stack.open_ms, stack.bar_ms), k + 1), np.int64)
     money_e8, logged, room = sum(leg.wallet_e8 for leg in legs), -1, 1 << 12
     while logged == -1:
         room *= 4
@@ -498,30 +468,19 @@ def run_portfolio(
         purse, falls, limits = np.array([money_e8, money_e8]), np.zeros(1), np.zeros((k, 6), np.int64)
         logs = [np.empty((k, room), FILL), np.empty((k, room), STOP), np.empty((k, stack.funding_ms.shape[1]), PAYMENT)]
         logged = _play(desks, stack, scripts, [*logs, worth, days, limits, purse, falls], legs)
-    if logged < 0:
-        over = desks[desks["over_ms"] > 0][0]
-        countable(
-            max(float(over["reach_e8"]), 1.001 * MOST_E8),
-            f"from {iso(int(over['over_ms']))} on, a wallet with its position",
-            _SMALLER,
-        )
-    count = int(desks["days"][0])
-    day_ms, own_days = days[0, :count], days[1:, :count]
-    runs = [
-        _leg_run(
-            desk,
-            [log[j] for log in logs],
-            worth[j][stack.there[j] > 0] if curve else worth[j],
-            (day_ms, own_days[j]),
-            leg.wallet_e8,
-        )
-        for j, (desk, leg) in enumerate(zip(desks, legs, strict=True))
-    ]
+    day_ms, *own_days = days[: desks["days"][0]].T
+    runs = []
+    for j, leg in enumerate(legs):
+        desk, own_e8 = desks[j : j + 1], worth[j][stack.there[j] > 0] if curve else worth[j]
+        refuse_uncountable(desk)
+        known = {"equity_e8": own_e8, "day_ms": day_ms, "day_equity_e8": own_days[j]}
+        drawdown = _deepest(leg.wallet_e8, own_e8 if curve else own_days[j])
+        runs.append(run_of(desk, [log[j] for log in logs], max_drawdown=drawdown, **known))
     return PortfolioRun(
         runs=tuple(runs),
         open_ms=stack.open_ms,
         equity_e8=worth.sum(axis=0),
         day_ms=day_ms,
-        day_equity_e8=own_days.sum(axis=0),
+        day_equity_e8=np.sum(own_days, axis=0),
         max_drawdown=float(falls[0]),
     )

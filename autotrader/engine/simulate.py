@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Ints', 'BLOCK', 'FILL', 'STOP', 'PAYMENT', 'MAX_NOTES', 'QUEUE', 'DESK', 'TapeType', 'ScriptType', 'Tape', 'Script',
            'owned', 'in_blocks', 'make_tape', 'Run', 'put_records', 'new_desk', 'drain', 'fresh_event', 'market_events',
-           'own_events', 'has_news', 'announce', 'load_bar', 'begin_day', 'Era', 'day_count', 'script_of', 'run']
+           'own_events', 'has_news', 'announce', 'load_bar', 'begin_day', 'Era', 'day_count', 'script_of',
+           'refuse_uncountable', 'run_of', 'run']
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #7745c002
 from collections.abc import Sequence
@@ -604,6 +605,7 @@ def load_bar(desk, tape, script, i):
 
 @inner
 def begin_day(desk, end_ms, days):
+    "Take the next row of `days`, and write its start there, when a bar is the first to end on a new day."
     if end_ms > desk.day_end:
         desk.day_end = end_ms + (DAY_MS - end_ms % DAY_MS) % DAY_MS
         days[desk.days, 0] = desk.day_end - DAY_MS
@@ -671,12 +673,9 @@ class Era:
     costs: np.ndarray  # (1,) COSTS
 
 # %% ../../nbs/40_engine/40_simulate.ipynb #1fe811af
-_SMALLER = "take a smaller initial_capital_usdt or size, or a shorter period"
-
-
-def day_count(tape: Tape) -> int:
-    "Days the tape can touch."
-    return int(tape.open_ms[-1] + tape.bar_ms) // DAY_MS - int(tape.open_ms[0]) // DAY_MS + 1
+def day_count(open_ms: Ints, bar_ms: int) -> int:
+    "Days that bars can touch."
+    return int(open_ms[-1] + bar_ms) // DAY_MS - int(open_ms[0]) // DAY_MS + 1
 
 
 def _play(desk: np.ndarray, tape: Tape, script: Script, logs: tuple[NDArray[Any], ...], eras: Sequence[Era]) -> int:
@@ -708,6 +707,38 @@ def script_of(tape: Tape, signals: Signals, atr: NDArray[np.float64], tick: floa
         levels=owned(levels_in_ticks(signals, tick)),
     )
 
+# %% ../../nbs/40_engine/40_simulate.ipynb #815ad335
+_SMALLER = "take a smaller initial_capital_usdt or size, or a shorter period"
+
+
+def refuse_uncountable(desk: np.ndarray) -> None:  # (1,) DESK
+    "Raise `DataError` where money became more than can be counted."
+    over_ms = int(desk["over_ms"][0])
+    if over_ms > 0:
+        reach_e8 = max(float(desk["reach_e8"][0]), 1.001 * MOST_E8)
+        countable(reach_e8, f"from {iso(over_ms)} on, a wallet with its position", _SMALLER)
+
+
+def run_of(
+    desk: np.ndarray,  # (1,) DESK
+    logs: Sequence[NDArray[Any]],  # its FILL, STOP and PAYMENT records, with room for more
+    **worth: Any,  # the fields of `Run` that say what it was worth
+) -> Run:
+    "What a desk did."
+    end, (fills, stops, payments) = desk[0], logs
+    times = end["notes"].tolist()
+    return Run(
+        fills=fills[: end["filled"]].copy(),
+        stops=stops[: end["stopped"]].copy(),
+        payments=payments[: end["funded"]].copy(),
+        notes={note.name: times[note] for note in Note if times[note]},
+        tiers={float(m): int(n) for m, n in zip(end["multipliers"], end["times"], strict=True) if n},
+        state=desk["state"],
+        venue=desk["venue"],
+        held=int(end["held"]),
+        **worth,
+    )
+
 # %% ../../nbs/40_engine/40_simulate.ipynb #c38dc842
 def run(
     tape: Tape,
@@ -725,7 +756,7 @@ def run(
     script = script_of(tape, signals, atr, float(params["tick"][0]))
     tape = tape if len(tape.blocks) else in_blocks(tape)
     equity = np.empty(len(tape.open_ms) if curve else 0, np.int64)
-    days = np.empty((day_count(tape), 2), np.int64)
+    days = np.empty((day_count(tape.open_ms, tape.bar_ms), 2), np.int64)
     payments = np.empty(len(tape.funding_ms), PAYMENT)
     logged, room = -1, 1 << 14
     while logged == -1:
@@ -733,23 +764,13 @@ def run(
         desk = new_desk(params, costs, wallet_e8, shortcuts)
         fills, stops = np.empty(room, FILL), np.empty(room, STOP)
         logged = _play(desk, tape, script, (fills, stops, payments, equity, days), eras)
-    if logged < 0:
-        when, reach_e8 = iso(int(desk["over_ms"][0])), max(float(desk["reach_e8"][0]), 1.001 * MOST_E8)
-        countable(reach_e8, f"from {when} on, a wallet with its position", _SMALLER)
-    fills.resize(logged, refcheck=False)
-    stops.resize(int(desk["stopped"][0]), refcheck=False)
-    end, times = desk[0], desk["notes"][0].tolist()
-    return Run(
-        fills=fills,
-        stops=stops,
-        payments=payments[: end["funded"]],
+    refuse_uncountable(desk)
+    day_ms, day_equity_e8 = days[: desk["days"][0]].T
+    return run_of(
+        desk,
+        (fills, stops, payments),
         equity_e8=equity,
-        day_ms=days[: end["days"], 0],
-        day_equity_e8=days[: end["days"], 1],
-        max_drawdown=float(end["drawdown"]),
-        notes={note.name: times[note] for note in Note if times[note]},
-        tiers={float(m): int(n) for m, n in zip(end["multipliers"], end["times"], strict=True) if n},
-        state=desk["state"],
-        venue=desk["venue"],
-        held=int(end["held"]),
+        day_ms=day_ms,
+        day_equity_e8=day_equity_e8,
+        max_drawdown=float(desk["drawdown"][0]),
     )

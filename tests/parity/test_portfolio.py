@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cases import HOUR_MS, Case, stopped_case
+from cases import HOUR_MS, STEP, TICK, UNIT_E8, Case, stopped_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import comparable, simulated, state_of
@@ -12,8 +12,10 @@ from reference import Desk, Market, simulate_together
 from series import length
 
 from autotrader.core.errors import DataError
-from autotrader.engine.events import Purpose, Reason
+from autotrader.engine.events import PARAMS, Exit, Purpose, Reason
+from autotrader.engine.fills import COSTS
 from autotrader.engine.portfolio import Leg, PortfolioRun, make_stack, run_portfolio
+from autotrader.engine.signals import Signals
 from autotrader.engine.simulate import Tape
 
 seeds = st.integers(0, 2**63 - 1)
@@ -117,6 +119,50 @@ def test_one_leg_alone_is_the_lone_backtest(case: Case) -> None:
     assert found.equity_e8.tolist() == run.equity_e8.tolist() == alone.equity_e8.tolist()
     assert (run.notes, run.tiers, run.held) == (alone.notes, alone.tiers, alone.held)
     assert found.max_drawdown == pytest.approx(alone.max_drawdown, abs=1e-15)
+
+
+def steady(price: int, moves: dict[int, tuple[int, int]]) -> Tape:
+    "A hundred minutes at one price but for (lowest, close) of some bars; from a close on it stays there until the next."
+    low = close = np.full(100, price, np.int64)
+    low, close = low.copy(), close.copy()
+    for i, (lowest, last) in moves.items():
+        low[i], close[i:], low[i + 1 :] = lowest, last, last
+    opens, none = np.r_[price, close[:-1]], np.zeros(0, np.int64)
+    stamps = 1_699_999_200_000 + np.arange(100, dtype=np.int64) * 60_000
+    highs, volume = np.maximum(opens, close), np.full(100, 10**9)
+    return Tape(
+        60_000, stamps, opens, highs, np.minimum(low, opens), close, volume, none, none, none, close, none, np.zeros(0)
+    )
+
+
+def levered(tape: Tape, coins: float, exit_at: int) -> Leg:
+    "Buys so many coins after the first close, at ten times its margin, and leaves after that of bar `exit_at`."
+    params, costs = np.zeros(1, PARAMS), np.zeros(1, COSTS)
+    for name, value in {
+        "tick": TICK, "step": STEP, "unit_e8": UNIT_E8, "min_qty": 1, "max_qty": 10**9, "size": coins, "max_leverage": 10.0, "split_count": 1,
+        "allow_long": 1, "max_signal_age_ms": 60_000, "resume_size": 1.0,
+    }.items():  # fmt: skip
+        params[name] = value
+    costs["unit_e8"], costs["leverage"], costs["maintenance"] = UNIT_E8, 10.0, 0.005
+    direction, exits = np.zeros((2, 100), np.int8)
+    direction[0], exits[exit_at] = 1, Exit.LONG
+    signals = Signals(direction, exits, np.ones(100))
+    return Leg(tape=tape, signals=signals, atr=np.ones(100), params=params, costs=costs, wallet_e8=5_000 * 10**8)
+
+
+@pytest.mark.parametrize("dip_at", [6, 40])  # a bar, and one within a block of bars
+def test_what_one_leg_loses_no_longer_stands_behind_the_margin_of_another(dip_at: int) -> None:
+    """80,000 held on 8,000 of margin are liquidated at 90.5. The other leg loses 4,000 of the 10,000 in the purse: 6,000 are left behind the
+    position, gone at 93, and a dip to 92 takes it."""
+    holder = levered(steady(1_000, {dip_at: (920, 1_000)}), 800.0, 99)
+    loser = levered(steady(500, {2: (460, 460)}), 1_000.0, 2)
+    full = run_portfolio([holder, loser], shortcuts=False)
+    assert int(full.runs[1].fills["pnl_e8"].sum()) == -4_000 * 10**8
+    assert [Reason(int(purpose)) for purpose in full.runs[0].fills["purpose"]] == [Reason.ENTRY, Reason.LIQUIDATION]
+    assert_same(run_portfolio([holder, loser]), full)
+    assert_same(
+        run_portfolio([holder, loser], curve=False), run_portfolio([holder, loser], curve=False, shortcuts=False)
+    )
 
 
 def test_the_books_of_the_legs_add_up_to_the_purse() -> None:
