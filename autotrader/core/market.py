@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['E8', 'Told', 'NOTHING', 'MOST_E8', 'Floats', 'COLUMNS', 'MarginTier', 'VenueRules', 'Instrument', 'to_e8', 'from_e8',
-           'countable', 'Candles', 'check']
+           'countable', 'ModelRef', 'Candles', 'check']
 
 # %% ../../nbs/00_core/30_market.ipynb #8ef9fdc5
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -158,6 +158,19 @@ def countable(amount_e8: float, what: str, remedy: str) -> None:
             f"{what} of {amount_e8 / 1e8:,.0f} quote coin cannot be counted in units of 1e-8, which reach to {MOST_E8 // E8:,}: {remedy}"
         )
 
+# %% ../../nbs/00_core/30_market.ipynb #35dd9778
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    "A trained model, by the SHA-256 of its bytes."
+
+    sha256: str
+    version: int | None = None  # in the registry; None: it is not registered
+    path: str | None = field(default=None, compare=False)  # of its file
+    artefact: bytes | None = field(default=None, compare=False, repr=False)  # its bytes, where there is no file
+
+    def __str__(self) -> str:
+        return f"model {self.sha256[:8]}" if self.version is None else f"model {self.version}"
+
 # %% ../../nbs/00_core/30_market.ipynb #5a0c7e11
 Floats = NDArray[np.float64]
 COLUMNS = ("open", "high", "low", "close", "volume")
@@ -187,7 +200,14 @@ def _as_frame(candles: "Candles") -> "pd.DataFrame":
 def _with(candles: "Candles") -> str:
     "What there is beside the prices."
     columns, series = ", ".join(candles.extras), ", ".join(" ".join(_key(each)) for each in candles.others)
-    return (f", with {columns}" if columns else "") + (f", beside {series}" if series else "")
+    found = (f", with {columns}" if columns else "") + (f", beside {series}" if series else "")
+    return found + (f", under {candles.model}" if candles.model else "")
+
+
+def _as_html(candles: "Candles") -> str:
+    head = "<br>".join([f"<b>{escape(' '.join(_key(candles)))}</b>", _extent(candles), escape(_with(candles)[2:])])
+    notes = "".join(f"<li>{escape(note)}</li>" for note in candles.notes)
+    return f'<div>{head.removesuffix("<br>")}<ul style="opacity:.75">{notes}</ul></div>'
 
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +229,7 @@ class Candles:
     changes: tuple[VenueRules, ...] = ()  # rules of that instrument that hold later, each from its `since_ms` on
     funding: tuple[NDArray[np.int64], Floats] | None = None  # stamps and rates of the market, as far as stored
     others: "tuple[Candles, ...]" = ()  # series that a strategy may read beside these, within the span of these
+    model: ModelRef | None = None  # trained on this market and timeframe: what the columns ML_… read
 
     @property
     def bar_ms(self) -> int:
@@ -247,9 +268,7 @@ class Candles:
         return f"Candles({' '.join(_key(self))}: {_extent(self)}{_with(self)})"
 
     def _repr_html_(self) -> str:
-        head = "<br>".join([f"<b>{escape(' '.join(_key(self)))}</b>", _extent(self), escape(_with(self)[2:])])
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        return f'<div>{head.removesuffix("<br>")}<ul style="opacity:.75">{notes}</ul></div>'
+        return _as_html(self)
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
@@ -307,7 +326,7 @@ def _beside(candles: Candles, others: Sequence[Candles]) -> tuple[Candles, ...]:
         if _key(each) in map(_key, (candles, *found)):
             raise DataError(f"{' '.join(_key(each))} is there already: each series stands beside the candles once")
         (cut,) = _within(
-            candles, [replace(each, others=(), funding=None, changes=())]
+            candles, [replace(each, others=(), funding=None, changes=(), model=None)]
         )  # what is stamped later is not known
         if len(candles) and not len(cut):
             raise DataError(
@@ -345,7 +364,7 @@ def _as_known(candles: Candles, other: Candles) -> Candles:
         columns = _in_rows(candles, other, columns)
     fields = {name: columns.pop(name) for name in ("open_ms", *COLUMNS)}
     whose = {name: getattr(other, name) for name in ("venue", "symbol", "timeframe", "notes", "instrument")}
-    return replace(candles, **whose, **fields, extras=columns, changes=(), funding=None, others=())
+    return replace(candles, **whose, **fields, extras=columns, changes=(), funding=None, others=(), model=None)
 
 
 def _in_rows(candles: Candles, other: Candles, columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def resample(
         extras={},
         notes=notes,
         others=(),
+        model=None,
     )
 
 # %% ../../nbs/20_data/40_joined.ipynb #48dc823f

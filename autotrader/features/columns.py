@@ -350,6 +350,7 @@ def cached(
         timeframe=candles.timeframe,
         **_held(candles),
         notes=candles.notes,
+        model=candles.model,
         cache=ColumnCache(room),
     )
 

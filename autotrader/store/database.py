@@ -141,6 +141,7 @@ class Store:
     declared: tuple[
         InstrumentSettings, ...
     ] = ()  # what the configuration tells of markets, over what is stored of them
+    folder: Path = Path()  # of the desk, where the files stand that rows name
     _writer: sa.Engine = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -236,9 +237,9 @@ def downgrade(url: str, revision: str, *, folder: Path = Path()) -> None:
 
 # %% ../../nbs/10_store/10_database.ipynb #9131fcc6
 def _connect(url: str, *, folder: Path, create: bool, declared: tuple[InstrumentSettings, ...] = ()) -> Store:
-    parsed = resolve_url(url, folder=folder)
+    parsed, desk = resolve_url(url, folder=folder), folder.absolute()
     if parsed.get_backend_name() == "postgresql":
-        return Store(parsed, _postgres_engine(parsed), declared)
+        return Store(parsed, _postgres_engine(parsed), declared, desk)
     file = Path(str(parsed.database))
     if create:
         try:
@@ -247,7 +248,7 @@ def _connect(url: str, *, folder: Path, create: bool, declared: tuple[Instrument
             raise StoreError(f"database {describe(parsed)}: its folder cannot be made: {error}") from error
     elif not file.is_file():
         raise StoreError(f"database {describe(parsed)}: there is no such file; `autotrader db upgrade` makes it")
-    return Store(parsed, _sqlite_engine(parsed), declared)
+    return Store(parsed, _sqlite_engine(parsed), declared, desk)
 
 
 def open_store(

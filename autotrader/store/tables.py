@@ -7,7 +7,7 @@ __all__ = ['RowId', 'ROUND_TRIPS', 'round_trips', 'DecimalText', 'ExactDecimal',
            'SentimentScore', 'SystemEvent', 'JournalEvent', 'JournalIntent', 'PolicyState', 'PolicyParams', 'Order',
            'Fill', 'Decision', 'BotBalance', 'CandleDay', 'FundingRate', 'OpenInterest', 'InstrumentRules',
            'Declaration', 'JobRun', 'HeldLease', 'Heartbeat', 'ControlCommand', 'PaperBook', 'StudyRow', 'TrialRow',
-           'TrialCount']
+           'TrialCount', 'ModelRow', 'ModelActivation']
 
 # %% ../../nbs/10_store/20_tables.ipynb #0044a534
 from datetime import UTC, datetime
@@ -473,6 +473,42 @@ class TrialCount(Base):
     highs: Mapped[bytes]  # float32: the best of all trials in each random world
     lows: Mapped[bytes]  # and the worst
     updated_ms: Mapped[int]
+
+# %% ../../nbs/10_store/20_tables.ipynb #47a35d84
+class ModelRow(Base):
+    "A version of a trained model; its file is under `models/` of the desk."
+
+    __tablename__ = "models"
+    __table_args__ = (CheckConstraint("state IN ('kept', 'deleted')", "state"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)  # its version
+    created_ms: Mapped[int]
+    markets: Mapped[list[Any]] = mapped_column(sa.JSON)  # it learned from: pairs of venue and symbol
+    timeframe: Mapped[str] = mapped_column(String)
+    file: Mapped[str] = mapped_column(String)
+    sha256: Mapped[str] = mapped_column(String, index=True)  # of the file
+    size: Mapped[int]  # bytes
+    learned_until_ms: Mapped[int]  # close of the newest bar it learned from
+    good_until_ms: Mapped[int]  # bars that open then or later get no number
+    state: Mapped[str] = mapped_column(String)
+    fingerprint: Mapped[str] = mapped_column(String)  # of the data
+    revision: Mapped[str | None] = mapped_column(String)  # commit of the code
+    parameters: Mapped[dict[str, Any]]
+    scores: Mapped[dict[str, Any]]
+
+
+class ModelActivation(Base):
+    "From when on a model speaks for a market, who wanted it and why."
+
+    __tablename__ = "model_activations"
+    __table_args__ = (Index(None, "venue", "symbol", "timeframe"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)  # the largest of a market holds
+    venue: Mapped[str] = mapped_column(String)
+    symbol: Mapped[str] = mapped_column(String)
+    timeframe: Mapped[str] = mapped_column(String)
+    model: Mapped[int | None] = mapped_column(ForeignKey("models.id"))  # none: no model speaks
+    at_ms: Mapped[int]
+    who: Mapped[str] = mapped_column(String)
+    reason: Mapped[str] = mapped_column(Text)
 
 # %% ../../nbs/10_store/20_tables.ipynb #b46aa2c3
 ROUND_TRIPS = """
