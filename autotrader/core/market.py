@@ -203,12 +203,6 @@ def _with(candles: "Candles") -> str:
     found = (f", with {columns}" if columns else "") + (f", beside {series}" if series else "")
     return found + (f", under {candles.model}" if candles.model else "")
 
-
-def _as_html(candles: "Candles") -> str:
-    head = "<br>".join([f"<b>{escape(' '.join(_key(candles)))}</b>", _extent(candles), escape(_with(candles)[2:])])
-    notes = "".join(f"<li>{escape(note)}</li>" for note in candles.notes)
-    return f'<div>{head.removesuffix("<br>")}<ul style="opacity:.75">{notes}</ul></div>'
-
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candles:
@@ -249,8 +243,7 @@ class Candles:
 
     def between(self, since_ms: int, until_ms: int) -> "Candles":
         "Bars with since ≤ open < until."
-        first, last = np.searchsorted(self.open_ms, [since_ms, until_ms])
-        return self[int(first) : int(last)]
+        return self[slice(*map(int, np.searchsorted(self.open_ms, [since_ms, until_ms])))]
 
     def beside(self, *others: "Candles") -> "Candles":
         "The same with other series that a strategy may read; raises `DataError` on a series that is there already or shares no time with these."
@@ -268,7 +261,9 @@ class Candles:
         return f"Candles({' '.join(_key(self))}: {_extent(self)}{_with(self)})"
 
     def _repr_html_(self) -> str:
-        return _as_html(self)
+        head = "<br>".join([f"<b>{escape(' '.join(_key(self)))}</b>", _extent(self), escape(_with(self)[2:])])
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return f'<div>{head.removesuffix("<br>")}<ul style="opacity:.75">{notes}</ul></div>'
 
 # %% ../../nbs/00_core/30_market.ipynb #36dc7650
 def check(candles: Candles) -> Candles:
