@@ -564,8 +564,11 @@ class Ml(Section):
     threshold_up: Ratio = 0.02  # return
     threshold_down: Annotated[float, Field(lt=0, ge=-MOST)] = -0.02  # return
     label: Literal["fixed_horizon", "triple_barrier"] = "fixed_horizon"
+    split: Literal["walk_forward", "purged"] = "walk_forward"
     folds: Annotated[int, Field(ge=2, le=50)] = 5
-    embargo_bars: Annotated[int, Field(ge=0, le=10**9)] = 24
+    embargo_bars: Annotated[int, Field(ge=0, le=10**6)] = 24
+    class_weight: Literal["balanced", "none"] = "balanced"
+    max_features: Annotated[int, Field(ge=0, le=10**6)] = 0  # 0: all; else so many by gain, chosen inside the fold
     num_leaves: Annotated[int, Field(ge=2, le=4096)] = 31
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     n_estimators: Annotated[int, Field(ge=1, le=100_000)] = 500
@@ -573,9 +576,11 @@ class Ml(Section):
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     early_stopping_rounds: Count = 50
+    max_age_days: Count = 45  # since the end of what the model learned from; an older one gives no number
     keep_models: Count = 20  # newest versions kept
     keep_days: Count = 180
     seed: Annotated[int, Field(ge=0, le=10**9)] = 7
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1  # of LightGBM; they do not change what it finds
 
 
 class Ga(Section):
