@@ -4,9 +4,11 @@ import math
 import typing
 from collections.abc import Iterator
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import pytest
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -41,9 +43,7 @@ def numbers(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, Any]
             yield f"{place}{name}", field
 
 
-@pytest.mark.parametrize(
-    ("place", "field"), list(numbers(Settings)), ids=lambda each: each if isinstance(each, str) else ""
-)
+@every("place, field", numbers(Settings), ids=itemgetter(0))
 def test_every_number_of_the_configuration_has_an_upper_bound(place: str, field: Any) -> None:
     if place.rpartition(".")[0].endswith("param_ranges"):
         return  # values of a setting that has its own

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import talib
 import talib.abstract
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ FLAGS = {"fractal_high", "fractal_low"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("function", sorted(set(functions()) - set(LEFT_OUT)))
+@every("function", sorted(set(functions()) - set(LEFT_OUT)))
 def test_a_column_is_what_talib_computes(function: str, kind: str) -> None:
     candles, names = walk(1_500, seed=1), outputs_of(function)
     params = KINDS[kind](column(names[0]))
@@ -162,7 +163,7 @@ FADES = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [name for name, spec in ALL.items() if spec.source != "house"])
+@every("name", [name for name, spec in ALL.items() if spec.source != "house"])
 def test_a_warm_up_is_the_lookback_of_talib_and_the_fading_of_its_seed(name: str, kind: str) -> None:
     spec, function = ALL[name], ALL[name].source.removeprefix("talib.")
     params = KINDS[kind](spec)
@@ -172,7 +173,7 @@ def test_a_warm_up_is_the_lookback_of_talib_and_the_fading_of_its_seed(name: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_a_history_that_starts_elsewhere_agrees_after_the_warm_up(name: str, kind: str) -> None:
     spec, params = ALL[name], KINDS[kind](ALL[name])
     bars, forgets = spec.warmup(**params), spec.source.removeprefix("talib.") in FADES or name == "distance_atr"
@@ -212,7 +213,7 @@ UNITS = dict.fromkeys(Scale, (0, 0)) | {  # powers of a price and of a volume
 
 
 @pytest.mark.parametrize("power", [-33, 20])
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_a_column_has_the_unit_of_its_scale(name: str, power: int) -> None:
     candles, factor = walk(500, seed=3), 2.0**power
     price, volume = UNITS[ALL[name].scale]
@@ -247,8 +248,8 @@ def paused(candles: Candles, first: int, last: int) -> Candles:
     return replace(candles, **prices, volume=volume)
 
 
-@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("kind", ["quick", "usual"])
+@every("name", ALL)
 def test_a_value_lies_where_its_scale_says_even_when_the_market_pauses(name: str, kind: str) -> None:
     spec, params = ALL[name], KINDS[kind](ALL[name])
     candles = paused(walk(1_200, seed=4), 500, 800)
@@ -278,7 +279,7 @@ STANDING = {  # by definition
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_a_market_that_never_moved_has_a_neutral_value_or_none(name: str) -> None:
     flat = np.full(600, 100.0)
     still = replace(walk(600), **dict.fromkeys(PRICES, flat), volume=np.zeros(600))
@@ -301,7 +302,7 @@ def test_what_divides_by_nothing_is_not_made_up(name: str) -> None:
     assert ours == pytest.approx(middle, abs=1e-9, nan_ok=True) and theirs != pytest.approx(middle, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_a_series_too_short_for_a_value_has_none(name: str) -> None:
     bars = ALL[name].warmup()
     for n in {0, 1, 2, bars // 2, bars}:

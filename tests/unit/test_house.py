@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import pytest
+from every import every
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = sorted(
@@ -25,9 +26,15 @@ MODULES = sorted(
 BELOW_RUNNER = [p for p in MODULES if not {"runner", "dashboard", "cli"} & set(p.parts)]
 
 
+@cache
 def cells(notebook: Path, kind: str | None = None) -> list[str]:
     found: list[dict[str, Any]] = json.loads(notebook.read_text())["cells"]
     return ["".join(cell["source"]) for cell in found if kind in (None, cell["cell_type"])]
+
+
+@cache
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text())
 
 
 def exported(notebook: Path) -> list[str]:
@@ -43,7 +50,7 @@ def module_of(notebook: Path) -> str:
     return ".".join(part[3:] for part in notebook.relative_to(ROOT / "nbs").with_suffix("").parts)
 
 
-@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+@every("notebook", ROOMS, ids=name)
 def test_a_notebook_exports_the_module_its_path_names(notebook: Path) -> None:
     named = [
         m[1] for source in cells(notebook, "code") for m in re.finditer(r"^#\s*\|\s*default_exp (\S+)", source, re.M)
@@ -63,37 +70,37 @@ def test_every_module_comes_from_a_notebook() -> None:
     assert sorted(set(written) - notebooks) == []
 
 
-@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+@every("notebook", ROOMS, ids=name)
 def test_a_notebook_opens_with_its_title_and_its_purpose(notebook: Path) -> None:
     first = next(iter(cells(notebook, "markdown")))
     assert re.match(r"# \S.*\n\n> \S.*", first), "the first page wants `# Title`, then `> one line`"
 
 
-@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+@every("notebook", ROOMS, ids=name)
 def test_a_notebook_is_short_and_its_cells_are_shorter(notebook: Path) -> None:
     assert len(cells(notebook)) <= 80
     assert [source for source in exported(notebook) if source.count("\n") > 60] == []
 
 
-@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+@every("notebook", ROOMS, ids=name)
 def test_a_page_names_what_it_imports(notebook: Path) -> None:
     stars = [line for source in cells(notebook, "code") for line in re.findall(r"^from \S+ import \*", source, re.M)]
     assert stars == []
     assert [source for source in exported(notebook) if re.search(r"^@patch", source, re.M)] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name)
+@every("module", MODULES, ids=name)
 def test_nothing_is_left_undone(module: Path) -> None:
     assert re.findall(r"NotImplementedError|\bTODO\b|\bFIXME\b|\bXXX\b", module.read_text()) == []
 
 
 def calls(module: Path) -> set[str]:
     "Dotted names of everything called, such as `time.time` or `np.random.rand`."
-    tree = ast.parse(module.read_text())
+    tree = tree_of(module)
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("module", BELOW_RUNNER, ids=name)
+@every("module", BELOW_RUNNER, ids=name)
 def test_time_comes_from_the_clock_and_chance_from_a_seed(module: Path) -> None:
     if name(module) == "autotrader/core/clock.py":
         return
@@ -108,9 +115,9 @@ def test_time_comes_from_the_clock_and_chance_from_a_seed(module: Path) -> None:
 LIVE = re.compile(r"(^|\s|\()(self\.|settings\.)?(is_)?live($|\s|\))|\.environment\b")
 
 
-@pytest.mark.parametrize("module", [p for p in BELOW_RUNNER if "config" not in p.parts], ids=name)
+@every("module", [p for p in BELOW_RUNNER if "config" not in p.parts], ids=name)
 def test_no_room_asks_whether_it_is_live(module: Path) -> None:
-    tests = [ast.unparse(n.test) for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.If | ast.IfExp)]
+    tests = [ast.unparse(n.test) for n in ast.walk(tree_of(module)) if isinstance(n, ast.If | ast.IfExp)]
     assert [test for test in tests if LIVE.search(test)] == []
 
 
@@ -121,7 +128,7 @@ def test_asking_whether_it_is_live_would_be_noticed() -> None:
 
 
 def public_classes(module: Path) -> list[str]:
-    found = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.ClassDef)]
+    found = [node.name for node in tree_of(module).body if isinstance(node, ast.ClassDef)]
     return [name for name in found if not name.startswith("_")]
 
 
@@ -148,9 +155,7 @@ def options_named(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "module", [p for p in MODULES if "cli" not in p.parts and p.name not in NOT_SENTENCES], ids=name
-)
+@every("module", [p for p in MODULES if "cli" not in p.parts and p.name not in NOT_SENTENCES], ids=name)
 def test_below_the_command_line_nothing_speaks_of_its_options(module: Path) -> None:
     assert name(module) in PAGES_WORDS or options_named(module.read_text()) == []
 
@@ -214,7 +219,7 @@ def test_the_version_is_written_once_and_told_the_same() -> None:
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "autotrader.__version__"}
 
 
-@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=name)
+@every("page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=name)
 def test_every_link_inside_the_house_leads_somewhere(page: Path) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
@@ -269,11 +274,11 @@ def markup_in(tree: ast.AST) -> list[str]:
     return [text.value[:60] for text in texts if TAG.search(text.value)]
 
 
-@pytest.mark.parametrize("module", [p for p in MODULES if not SAYS & set(p.parts)], ids=name)
+@every("module", [p for p in MODULES if not SAYS & set(p.parts)], ids=name)
 def test_below_the_desk_nobody_prints_and_only_report_and_plots_write_markup(module: Path) -> None:
     if name(module) in ALOUD:
         return
-    assert markup_in(ast.parse(module.read_text())) == []
+    assert markup_in(tree_of(module)) == []
     assert calls(module) & TOLD == set()
     assert re.findall(r"^\s*(?:import|from) (typer|rich|IPython|panel)\b", module.read_text(), re.M) == []
 
@@ -302,10 +307,10 @@ def sentences_in(tree: ast.AST) -> list[str]:
     return [text[:60] for text in plain if text.rstrip().endswith(".") and len(re.findall(r"[a-z]{2,}", text)) >= 4]
 
 
-@pytest.mark.parametrize("module", [p for p in MODULES if not (SAYS | {"results"}) & set(p.parts)], ids=name)
+@every("module", [p for p in MODULES if not (SAYS | {"results"}) & set(p.parts)], ids=name)
 def test_below_the_results_nobody_writes_sentences(module: Path) -> None:
     if name(module) not in ALOUD:
-        assert sentences_in(ast.parse(module.read_text())) == []
+        assert sentences_in(tree_of(module)) == []
 
 
 def test_sentences_below_the_results_would_be_noticed() -> None:
