@@ -1,5 +1,6 @@
 """What every test stands on: no outside connection, seeded properties, recorded data only where there is any."""
 
+import gc
 import os
 import re
 import shutil
@@ -63,6 +64,16 @@ def pytest_configure(config: pytest.Config) -> None:
     "Compile the kernels once, before the processes that share the tests would do it all at the same time."
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         from autotrader.engine import excursions, metrics, simulate  # noqa: F401
+
+
+def pytest_collection() -> None:
+    "What is loaded now stays: nobody need look for garbage in it, now or later."
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 FIXTURE = re.compile(r"^@pytest\.fixture(.*)\n(?:@.*\n)*def (\w+)", re.M)

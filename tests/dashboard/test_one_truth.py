@@ -10,7 +10,6 @@ from autotrader.cli.status import document
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard.api import add_api
 from autotrader.dashboard.components import number, percent
-from autotrader.dashboard.page_portfolio import PortfolioPage
 from autotrader.engine.metrics import deepest_fall
 from autotrader.status.bots import bots_of
 from autotrader.status.performance import Tally
@@ -42,6 +41,10 @@ def test_a_tally_that_counts_on_says_what_one_says_that_counts_anew(played: Play
 
 def test_page_api_and_command_line_say_the_same(played: Played) -> None:
     heard(played.settings, played.store)
+    from autotrader.dashboard.page_portfolio import (
+        PortfolioPage,
+    )  # takes seconds, which whoever collects the tests does without
+
     page, app = PortfolioPage(played.view), FastAPI()
     page.refresh()
     add_api(app, played.view)

@@ -14,7 +14,6 @@ from visited import PASSWORD, REPLAY, Desk, until
 
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard import view
-from autotrader.dashboard.shell import Shell
 from autotrader.dashboard.view import DeskView
 from autotrader.status.bots import bots_of
 from autotrader.status.events import commands_of
@@ -183,6 +182,8 @@ def test_trades_are_paged_and_filtered_by_bot_side_and_day(visit: Visit) -> None
 def test_addresses_name_the_page_and_a_page_that_is_closed_asks_no_more(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from autotrader.dashboard.shell import Shell
+
     refreshed: set[int] = set()
     refresh = Shell.refresh
 
@@ -254,6 +255,8 @@ def test_a_command_asks_back_goes_out_and_shows_its_answer(visit: Visit) -> None
 
 
 def test_many_visitors_ask_the_database_no_more_than_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotrader.dashboard.shell import Shell
+
     here, asked = threading.get_ident(), list[float]()
 
     def noted(*words: Any) -> Any:

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbdev.export import nb_export
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import autotrader.dashboard
 from autotrader.config.settings import parse, template
 from autotrader.core.clock import SystemClock
 from autotrader.dashboard import registry
-from autotrader.dashboard.shell import Shell
 from autotrader.dashboard.view import DeskView
 from autotrader.status.performance import Tally
 from autotrader.store.database import open_store
@@ -39,6 +37,8 @@ class NamesPage:
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     "A page that somebody writes: a notebook in a folder that the package looks into."
+    from nbdev.export import nb_export
+
     notebook, package = tmp_path / "60_page_names.ipynb", tmp_path / "dashboard"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -54,6 +54,8 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_notebook_that_registers_a_page_is_a_page(added: Path, tmp_path: Path) -> None:
+    from autotrader.dashboard.shell import Shell
+
     before = [entry.path for entry in registry._ENTRIES.values()]
     assert "names" not in before and added.exists()
     settings = parse(template(), path=tmp_path / "config.toml", env={})

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 
 from autotrader.config.sections import BotSettings
 from autotrader.config.settings import Settings, load, write_template
@@ -86,6 +85,8 @@ def test_dsr_and_pbo_come_from_everything_that_was_tried(here: WalkForward, stor
 def test_a_dask_cluster_of_two_processes_gives_the_same_bit_for_bit(
     here: WalkForward, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
+    from distributed import LocalCluster
+
     with LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=2,
         threads_per_worker=1,

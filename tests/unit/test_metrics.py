@@ -5,11 +5,9 @@ import warnings
 from dataclasses import fields, replace
 from typing import Any
 
-import empyrical
 import numpy as np
 import pandas as pd
 import pytest
-import skfolio.measures as skm
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -116,8 +114,16 @@ def stats_of(found: Run, tape: Tape | None = None) -> Stats:
 # days ---
 
 
+@pytest.fixture
+def empyrical() -> Any:
+    "Loaded when asked for: every process that shares the tests reads all files, and few run these."
+    import empyrical
+
+    return empyrical
+
+
 @pytest.mark.parametrize(("seed", "days"), [(1, 30), (2, 365), (3, 1_000)])
-def test_the_numbers_of_days_are_those_of_empyrical(seed: int, days: int) -> None:
+def test_the_numbers_of_days_are_those_of_empyrical(seed: int, days: int, empyrical: Any) -> None:
     found = wandering(seed, days)
     stats, daily = stats_of(found), daily_returns(found, WALLET_E8)
     assert stats.sharpe == pytest.approx(empyrical.sharpe_ratio(daily, **EACH))
@@ -134,6 +140,8 @@ def test_the_numbers_of_days_are_those_of_empyrical(seed: int, days: int) -> Non
 
 @pytest.mark.parametrize("days", [40, 400])  # a twentieth of the days is a whole number: skfolio weighs the last one
 def test_the_tail_and_the_ulcer_index_are_those_of_skfolio(days: int) -> None:
+    import skfolio.measures as skm
+
     found = wandering(5, days)
     stats, daily = stats_of(found), daily_returns(found, WALLET_E8)
     falls = skm.get_drawdowns(daily, compounded=True)
@@ -142,7 +150,7 @@ def test_the_tail_and_the_ulcer_index_are_those_of_skfolio(days: int) -> None:
     assert stats.max_drawdown == pytest.approx(skm.max_drawdown(falls))
 
 
-def test_a_market_that_rests_has_fewer_days_in_its_year() -> None:
+def test_a_market_that_rests_has_fewer_days_in_its_year(empyrical: Any) -> None:
     workdays = pd.bdate_range("2024-01-01", "2025-12-31").as_unit("ms").asi8
     assert days_per_year(workdays) == pytest.approx(261, abs=0.5)
     found = wandering(4, len(workdays))
@@ -329,7 +337,7 @@ def test_turnover_is_what_was_bought_and_sold_over_the_mean_equity() -> None:
 
 
 @pytest.mark.parametrize("bars", [1, 5, 24, 25, 24 * 200 + 7])
-def test_the_market_is_measured_as_pandas_and_empyrical_measure_it(bars: int) -> None:
+def test_the_market_is_measured_as_pandas_and_empyrical_measure_it(bars: int, empyrical: Any) -> None:
     tape = walk(bars, bars)
     tape = tape._replace(open_ms=tape.open_ms + 5 * HOUR)  # days that begin inside the recording
     market = benchmark_of(tape, unit_e8=UNIT_E8)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from skfolio.model_selection import WalkForward as Oracle
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -104,6 +103,8 @@ def found(candles: Candles) -> WalkForward:
     is_anchored=st.booleans(),
 )
 def test_windows_are_those_of_skfolio(days: int, train: int, test: int, purge: int, is_anchored: bool) -> None:
+    from skfolio.model_selection import WalkForward as Oracle
+
     if train <= purge or days <= train:
         return
     ours = walk_windows(
