@@ -18,7 +18,7 @@ from .subbot import command, said_of
 from ..core.ports import Bar
 from ..engine.events import Command
 from ..engine.simulate import Tape
-from ..strategy.setup import Part
+from ..strategy.setup import Part, purses
 
 # %% ../../nbs/75_bots/65_recording.ipynb #a6b6c16a
 class ReplayFeed:
@@ -113,8 +113,8 @@ def change_rules(recorded: Recorded) -> None:
 # %% ../../nbs/75_bots/65_recording.ipynb #ac496004
 def bind_purses(recordings: Sequence[Recorded]) -> None:
     "Bind the bots of each `account` to one purse."
-    for account in {r.part.settings.account for r in recordings} - {None}:
-        share_money([r.session for r in recordings if r.part.settings.account == account])
+    for group in purses(recordings, lambda recorded: recorded.part.settings.account):
+        share_money([recorded.session for recorded in group])
 
 
 AnyRecorded = TypeVar("AnyRecorded", bound=Recorded)

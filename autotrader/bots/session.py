@@ -80,7 +80,9 @@ class Session:
 
 # %% ../../nbs/75_bots/50_session.ipynb #107f3a7f
 def share_money(sessions: Sequence[Session]) -> None:
-    "Bind bots to one purse; raises `AutotraderError` where the market of one is played elsewhere."
+    "Bind bots to one purse, where there are several; raises `AutotraderError` where the market of one is played elsewhere."
+    if len(sessions) < 2:
+        return
     for session in sessions:
         session.partners = tuple(sessions)
         session.bot.guard.share([partner.bot.bot for partner in sessions])

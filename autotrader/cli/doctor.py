@@ -184,9 +184,13 @@ def entry_notes(bot: BotSettings, market: "Market") -> list[str]:
 # %% ../../nbs/99_cli/20_doctor.ipynb #7782f652
 def check_accounts(settings: Settings, frames: Mapping[str, str]) -> list[Check]:
     "Whether the bots of each account could be played together; `frames`: the timeframe of the bars that fill a bot."
+    from autotrader.strategy.setup import purses
+
     found = []
-    for account in dict.fromkeys(bot.account for bot in settings.sub_bots if bot.enabled and bot.account):
-        bots = [bot for bot in settings.sub_bots if bot.enabled and bot.account == account]
+    for bots in purses((bot for bot in settings.sub_bots if bot.enabled), lambda bot: bot.account):
+        account = bots[0].account
+        if account is None:
+            continue
         money = sum(bot.initial_capital_usdt for bot in bots)
         text = f"{account}: {', '.join(bot.id for bot in bots)} share {money:,.0f} USDT"
         known = {bot.id: frames[bot.id] for bot in bots if bot.id in frames}

@@ -17,22 +17,21 @@ import numpy as np
 from ..config.sections import Backtest, BotSettings
 from ..config.settings import load as load_settings
 from ..core.clock import SystemClock, parse_time, timeframe_ms
-from ..core.errors import AutotraderError, ConfigError, StoreError
+from ..core.errors import AutotraderError, StoreError
 from ..core.market import Candles, Instrument, check
 from ..core.names import series_of, symbol_of, venue_of
 from ..data.joined import Market, due_at_close, load_beside, load_market
 from ..data.sample import eurusd
 from .display import BacktestResult
-from .portfolio import Markets, PortfolioResult, Strategies, tasks_together
+from .portfolio import Markets, PortfolioResult, Strategies, is_many, tasks_of
 from ..engine.events import NEVER_MS
 from ..engine.simulate import Run
 from ..search.book import ledger_of
 from ..search.identity import study_of, trial_of
-from ..search.task import Task, part_of, strategy_of, task_for, task_of
+from ..search.task import Task, part_of, strategy_of, task_for
 from ..store.candles import coverage
 from ..store.database import Store, open_store
-from ..strategy.setup import Part, simulate, simulate_all
-from ..strategy.source import as_strategy
+from ..strategy.setup import Part, simulate_all
 from ..strategy.templates import Strategy
 from ..validation.trials import counted, record
 
@@ -126,13 +125,6 @@ def _counted(task: Task, part: Part, run: Run, config: Path | str | None) -> Bac
         return BacktestResult(part=part, run=run, uncounted=str(error))
     return BacktestResult(part=part, run=run, counted=partial(ledger.counted, venue=market.venue, symbol=market.symbol))
 
-
-def _together(tasks: Sequence[Task], config: Path | str | None) -> PortfolioResult:
-    "Play markets with one purse."
-    parts = [part_of(task) for task in tasks]
-    played = zip(tasks, parts, simulate_all(parts), strict=True)
-    return PortfolioResult(results=tuple(_counted(*each, config) for each in played))
-
 # %% ../../nbs/92_desk/20_backtest.ipynb #eed31f1b
 def backtest(
     strategy: Strategies,  # an object, a function of candles, a name or FILE.py:NAME; of several markets also one by symbol
@@ -145,11 +137,8 @@ def backtest(
     config: Path | str | None = None,  # of the desk that counts; None: config.toml in this folder
 ) -> BacktestResult | PortfolioResult:
     "Play a strategy on candles, counted where there is a desk; raises `DataError` or `ConfigError` on what cannot be played."
-    if isinstance(candles, (list, tuple, Mapping)):
-        if fine is not None or instrument is not None:
-            raise ConfigError("fine and instrument are of one market: leave them out, or play the markets one by one")
-        return _together(tasks_together(strategy, candles, bot=bot, costs=costs), config)
-    one: Any = (strategy, candles)
-    task = task_of(as_strategy(one[0]), one[1], bot=bot, costs=costs, fine=fine, instrument=instrument)
-    part = part_of(task)
-    return _counted(task, part, simulate(part), config)
+    tasks = tasks_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
+    parts = [part_of(task) for task in tasks]
+    played = zip(tasks, parts, simulate_all(parts), strict=True)
+    results = tuple(_counted(*each, config) for each in played)
+    return PortfolioResult(results=results) if is_many(candles) else results[0]

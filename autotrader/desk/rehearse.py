@@ -21,7 +21,7 @@ from ..core.errors import ConfigError
 from ..core.market import Candles, Instrument
 from .bots import BotResults, Naming
 from .display import BacktestResult, as_kind
-from .portfolio import Markets, PortfolioResult, Strategies, tasks_together
+from .portfolio import Markets, PortfolioResult, Strategies, is_many, tasks_of
 from .progress import is_watched, progress_bar
 from ..engine.events import Done
 from ..engine.simulate import Run
@@ -29,11 +29,10 @@ from ..report.backtest import display
 from ..runner.parity import decision_parity, model_parity
 from ..runner.rehearsal import BotRehearsal
 from ..runner.rehearsal import rehearse as perform
-from ..search.task import part_of, prepare, task_of
+from ..search.task import part_of, prepare
 from ..store.database import Store, open_store, resolve_url
 from ..store.tables import Order
-from ..strategy.setup import simulate_all
-from ..strategy.source import as_strategy
+from ..strategy.setup import purses, simulate_all
 
 # %% ../../nbs/92_desk/30_rehearse.ipynb #f96e4ba7
 def rehearsal_file(settings: Settings) -> Path:
@@ -124,9 +123,9 @@ def rehearse_bots(
             compared = zip(done, _compare_all(stage, done), strict=True)
             parity = {each.result.part.bot: found for each, found in compared}
         _settle(Path(folder, "new.db"), file)
-    purse = {part.bot: part.settings.account or part.bot for part in parts}
-    vetoed = {name: sum(parity[bot]["vetoed"] for bot in purse if purse[bot] == name) for name in purse.values()}
-    sound = all(_holds(found, rough, vetoed[purse[bot]]) for bot, found in parity.items())
+    groups = [[parity[part.bot] for part in group] for group in purses(parts, lambda part: part.settings.account)]
+    vetoed = [sum(found["vetoed"] for found in group) for group in groups]
+    sound = all(_holds(found, rough, n) for group, n in zip(groups, vetoed, strict=True) for found in group)
     naming = tuple(_recorded(performance.links) for performance in done)
     results = tuple(performance.result for performance in done)
     return BotResults(kind="rehearsal", results=results, naming=naming, parity=parity, is_sound=sound)
@@ -212,12 +211,7 @@ def rehearse(
     Raises `DataError` or `ConfigError` on what cannot be played, also where `folder` holds a rehearsal already.
     """
     limits = table_of(Risk, risk or {}, place="risk")
-    is_portfolio = isinstance(candles, (list, tuple, Mapping))
-    if is_portfolio:
-        tasks = tasks_together(strategy, candles, bot=bot, costs=costs)  # type: ignore[arg-type]
-    else:
-        one: Any = (strategy, candles)
-        tasks = [task_of(as_strategy(one[0]), one[1], bot=bot, costs=costs, fine=fine, instrument=instrument)]
+    tasks = tasks_of(strategy, candles, bot=bot, costs=costs, fine=fine, instrument=instrument)
     parts = [part_of(task) for task in tasks]
     watched = is_watched() if progress is None else progress
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as made:
@@ -229,7 +223,7 @@ def rehearse(
             compared = _compare_all(store, done)
     vetoed = sum(found["vetoed"] for found in compared)
     results = tuple(_told(each, found, rough, vetoed) for each, found in zip(done, compared, strict=True))
-    return PortfolioRehearsal(results=results) if is_portfolio else results[0]
+    return PortfolioRehearsal(results=results) if is_many(candles) else results[0]
 
 
 def _told(done: BotRehearsal, found: Mapping[str, Any], rough: int | None, vetoed: int) -> RehearsalResult:

@@ -89,10 +89,10 @@ def open_trip(run: Run, tape: Tape) -> np.ndarray:  # (0,) or (1,) TRIP
 DAYS_PER_YEAR = 365
 
 
-def equity_returns(equity_e8: Ints) -> Floats:  # (d,) fractions
+def equity_returns(equity: Ints | Floats) -> Floats:  # of (d + 1,) in any unit: (d,) fractions
     "Return of each step on the equity it began with; 0 once that is gone."
-    before = equity_e8[:-1]
-    return np.asarray(np.diff(equity_e8) / np.where(before > 0, before, np.inf))
+    before = equity[:-1]
+    return np.asarray(np.diff(equity) / np.where(before > 0, before, np.inf))
 
 
 def daily_returns(run: Run, wallet_e8: int) -> Floats:  # (d,) fractions

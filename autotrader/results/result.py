@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRESS', 'FILL_COLUMNS', 'coin_of', 'title_of', 'market_frac', 'stats_of', 'trades_of', 'fills_of', 'payments_of',
-           'open_of', 'sides_of', 'months_of', 'falls_of', 'curve_of', 'stress_of', 'worth_until', 'Result',
-           'account_of', 'together', 'fill_rows', 'payment_rows', 'bars_of', 'identity', 'assumed']
+           'open_of', 'sides_of', 'months_of', 'falls_of', 'times_at', 'curve_of', 'stress_of', 'worth_until', 'Result',
+           'account_of', 'daily_returns_of', 'together', 'fill_rows', 'payment_rows', 'bars_of', 'identity', 'assumed']
 
 # %% ../../nbs/61_results/10_result.ipynb #159c68aa
 import hashlib
@@ -28,6 +28,7 @@ from autotrader.engine.metrics import (
     daily_returns,
     days_per_year,
     deepest_drawdowns,
+    equity_returns,
     measure,
     monthly_returns,
     round_trips,
@@ -185,7 +186,8 @@ def falls_of(
     return table.assign(depth=found["depth"], days=(found["end_ms"] - found["begin_ms"]) / DAY_MS)
 
 
-def _times(ms: Ints, name: str) -> pd.DatetimeIndex:
+def times_at(ms: Ints, name: str) -> pd.DatetimeIndex:
+    "Stamps as the index of a table."
     return pd.DatetimeIndex(pd.to_datetime(ms, unit="ms", utc=True), name=name)
 
 
@@ -249,13 +251,13 @@ class Result:
     def equity(self) -> pd.Series:
         "Equity at each bar's close, quote coin."
         close_ms = self.part.tape.open_ms + self.part.tape.bar_ms
-        return pd.Series(self.run.equity_e8 / 1e8, index=_times(close_ms, "close"), name="equity")
+        return pd.Series(self.run.equity_e8 / 1e8, index=times_at(close_ms, "close"), name="equity")
 
     @cached_property
     def returns(self) -> pd.Series:
         "Return of each UTC day, fractions of the equity before it: what libraries of performance statistics take."
         daily = daily_returns(self.run, self.part.wallet_e8)
-        return pd.Series(daily, index=_times(self.run.day_ms, "day"), name=self.part.strategy)
+        return pd.Series(daily, index=times_at(self.run.day_ms, "day"), name=self.part.strategy)
 
     @cached_property
     def months(self) -> pd.DataFrame:
@@ -315,19 +317,23 @@ def account_of(results: Sequence[Result]) -> tuple[Ints, Floats]:
     return stamps, total
 
 # %% ../../nbs/61_results/10_result.ipynb #8f9235e7
+def daily_returns_of(stamps: Ints, total: Floats) -> tuple[Ints, Floats]:
+    "UTC days of an account and its return on each, fractions of the equity before it; 0 once that is gone."
+    days = (stamps[1:] - 1) // DAY_MS
+    last = np.flatnonzero(np.diff(days, append=-1)) + 1
+    return days[last - 1] * DAY_MS, equity_returns(total[np.r_[0, last]])
+
+
 def together(results: Sequence[Result]) -> dict[str, Any]:
     "All of them as one account: sums in quote coin, fractions of the money at the start."
     stamps, total = account_of(results)
-    days = (stamps[1:] - 1) // DAY_MS
-    last = np.flatnonzero(np.diff(days, append=-1)) + 1
-    daily = total[np.r_[0, last]]
-    returns = np.diff(daily) / daily[:-1]
+    day_ms, returns = daily_returns_of(stamps, total)
     start = sum(each.part.wallet_e8 for each in results) / 1e8
     names = ("trades", "open_trips", "open_pnl", "fees", "funding", "slippage")
     return {name: sum(getattr(each.stats, name) for each in results) for name in names} | {
         "pnl": float(total[-1]) - start,
         "return": float(total[-1]) / start - 1,
-        "sharpe": sharpe_ratio(returns, days_per_year(days[last - 1] * DAY_MS)),
+        "sharpe": sharpe_ratio(returns, days_per_year(day_ms)),
         "max_drawdown": float(1 - (total / np.maximum.accumulate(total)).min()),
         "capital": start,
     }

@@ -34,7 +34,15 @@ from ..exchange.news import Closed, FeedStatus, Funding, SeriesKey, Slice
 from .schedule import ScheduledTask, at_close, every
 from .supervisor import Supervisor, attempt, compare, go_on, open_session, stored_book
 from ..store.database import Store
-from ..strategy.setup import costs_for, history_from, largest_position, newest_signal, params_for, strategy_for
+from autotrader.strategy.setup import (
+    costs_for,
+    history_from,
+    largest_position,
+    newest_signal,
+    params_for,
+    purses,
+    strategy_for,
+)
 from ..strategy.templates import Strategy, name_of
 
 # %% ../../nbs/90_runner/50_live.ipynb #ebf81077
@@ -294,8 +302,8 @@ def first_unheard(bots: Sequence[LiveBot]) -> dict[SeriesKey, int]:
 
 def share_accounts(bots: Sequence[LiveBot]) -> None:
     "Bind the bots of each `account` to one purse."
-    for account in {bot.settings.account for bot in bots} - {None}:
-        share_money([bot.session for bot in bots if bot.settings.account == account])
+    for group in purses(bots, lambda bot: bot.settings.account):
+        share_money([bot.session for bot in group])
 
 
 def _when_ms(said: Slice | Closed | Funding) -> int:

@@ -1,9 +1,11 @@
 """Bots with one purse through orders, accounts, journals and a database: what is tried is what trades."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from series import length
 from test_decision_parity import HARD
@@ -148,3 +150,38 @@ def test_a_weight_is_held_without_a_stop_unless_one_is_asked_for() -> None:
     assert set(bare.fills["reason"]) <= {"entry", "add", "reduce", "exit"} and "No stops, no targets." in bare.verdict
     asked = at.backtest(at.own(trend, warmup=50), MARKETS[0], bot={"strategy_params": {"sl_ratio": 1.0}})
     assert "stop" in set(asked.fills["reason"])
+
+
+@pytest.mark.parametrize("play", [at.backtest, at.rehearse])
+@pytest.mark.parametrize(
+    "word", [{"fine": MARKETS[0]}, {"instrument": at.instrument(MARKETS[0])}], ids=["fine", "instrument"]
+)
+def test_what_is_of_one_market_is_refused_for_several(play: Any, word: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="fine and instrument are of one market: leave them out") as caught:
+        play(at.own(trend, warmup=50), MARKETS, **word)
+    assert "\n" not in str(caught.value)
+
+
+def test_after_ruin_nothing_is_earned_and_nothing_is_unknown() -> None:
+    def wager(candles: Candles) -> at.Signals:
+        return at.from_targets(np.full(len(candles), 5.0 if candles.symbol == "BTCUSDT" else 0.0), most=5.0)
+
+    close = np.r_[np.full(30, 100.0), np.full(90, 40.0)]
+    fall = replace(
+        walk("BTCUSDT", 1, bars=120),
+        open=np.r_[100.0, close[:-1]],
+        high=np.r_[100.0, close[:-1]],
+        low=close,
+        close=close,
+    )
+    bot = {
+        "max_leverage": 5.0,
+        "rebalance_band": 0.2,
+        "strategy_params": {"sl_ratio": 0.0},
+        "risk": {"max_drawdown": 0.0, "daily_loss": 0.0, "max_losses": 0},
+    }
+    found = at.backtest(at.own(wager, warmup=0), [fall, walk("ETHUSDT", 2, bars=120)], bot=bot, costs={"leverage": 5.0})
+    assert found.equity.index[0] == pd.Timestamp(SINCE + HOUR, unit="ms", tz="UTC"), "the first close"
+    assert found.equity.iloc[-1] == 0.0 and found.stats["return"] == -1.0
+    assert found.returns.tolist() == pytest.approx([found.equity.iloc[23] / 10_000 - 1, -1.0, 0.0, 0.0, 0.0])
+    assert np.isfinite(found.stats["sharpe"])

@@ -20,7 +20,7 @@ import autotrader as at
 from autotrader.bots.session import Session
 from autotrader.cli.main import app as program
 from autotrader.cli.status import document, page
-from autotrader.config.sections import Risk
+from autotrader.config.sections import Risk, StrategyParams
 from autotrader.config.settings import Settings, load, write_template
 from autotrader.core.clock import SimulatedClock, SystemClock
 from autotrader.engine.events import EVENT, EventKind, Money
@@ -141,6 +141,37 @@ def test_a_bot_that_leaves_its_account_counts_on_its_own_money(pair: tuple[Setti
     live = begun(alone, store, clock)
     minute(live, clock, SEVEN, {"BTCUSDT": price, "ETHUSDT": price})
     assert [int(bot.session.bot.state["others_e8"][0]) for bot in live.market.bots] == [0, 0]
+    live.market.supervisor.tenure.end()
+
+
+EAGER = """
+import numpy as np
+import autotrader as at
+
+eager = at.own(lambda bars: at.from_targets(np.full(len(bars), 2.0), most=3.0), warmup=0)
+"""
+
+
+def test_a_weight_above_the_leverage_is_capped_where_a_bot_trades(pair: tuple[Settings, Store], tmp_path: Path) -> None:
+    settings, store = pair
+    (tmp_path / "idea.py").write_text(EAGER)
+    bots = []
+    for bot in settings.sub_bots:
+        decision = bot.decision.model_copy(update={"strategy": f"{tmp_path / 'idea.py'}:eager"})
+        bots.append(
+            bot.model_copy(update={"decision": decision, "max_leverage": 0.5, "strategy_params": StrategyParams()})
+        )
+    clock, price = SimulatedClock(SEVEN - MINUTE), one.level(SEVEN)
+    live = begun(settings.model_copy(update={"sub_bots": tuple(bots)}), store, clock)
+    minute(live, clock, SEVEN - MINUTE, {"BTCUSDT": price, "ETHUSDT": price})
+    candle = replace(one.history(SEVEN, 1), symbol="BTCUSDT")
+    live.market.hear(Closed(venue="bybit", symbol="BTCUSDT", timeframe="1h", candle=candle))
+    minute(live, clock, SEVEN, {"BTCUSDT": price, "ETHUSDT": price})
+    session = live.market.bots[0].session
+    state = session.bot.state[0]
+    assert not session.trouble and int(state["mode"]) == 0
+    held_e8 = int(state["qty"]) * price * one.BTC.rules.unit_e8
+    assert held_e8 == pytest.approx(0.5 * 20_000 * 10**8, rel=0.01), "of all the money of the account"
     live.market.supervisor.tenure.end()
 
 
