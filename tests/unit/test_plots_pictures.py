@@ -17,6 +17,7 @@ from autotrader.engine.events import Reason
 from autotrader.engine.metrics import TRIP
 from autotrader.plots import canvas
 from autotrader.plots.distributions import excursions_svg, spread_svg, underwater_svg, windows_svg
+from autotrader.plots.model import confusion_svg, contributions_svg, edge_svg, importances_svg, reliability_svg
 from autotrader.plots.results import equity_svg
 from autotrader.plots.tables import months_svg, surface_svg
 from autotrader.plots.trades import Bars, joined, trades_svg
@@ -77,8 +78,30 @@ def of_minutes(n: int) -> dict[str, Callable[..., str]]:
     }
 
 
+def of_a_model() -> dict[str, Callable[..., str]]:
+    "Each picture of a model, by its title."
+    rng, names, kinds = (
+        np.random.default_rng(7),
+        [EVIL, "rsi_14", "a name that a phone has no room for"],
+        ("down", "range", "up"),
+    )
+    said, pushes = np.sort(rng.uniform(0, 1, (3, 10)), axis=1), rng.normal(0, 0.1, (200, 3))
+    values = np.where(rng.uniform(size=(200, 3)) < 0.1, np.nan, pushes * 3)
+    begin, gain = SINCE + 30 * DAY * np.arange(9), rng.uniform(0, 1, 3)
+    return {
+        "edge": lambda title: edge_svg(
+            begin, begin + 30 * DAY, rng.normal(0, 0.01, 9), borders_ms=begin[2:4], title=title
+        ),
+        "reliability": lambda title: reliability_svg(said, said**1.1, np.full((3, 10), 9), classes=kinds, title=title),
+        "confusion": lambda title: confusion_svg(rng.integers(1, 99, (3, 3)), classes=kinds, title=title),
+        "importances": lambda title: importances_svg(names, gain, gain - 0.3, title=title),
+        "contributions": lambda title: contributions_svg(names, values, pushes, of="up", title=title),
+    }
+
+
 PICTURES: dict[str, Callable[..., str]] = {
     **of_minutes(20_000),
+    **of_a_model(),
     "months": lambda title: months_svg(*months(8), title=title),
     "surface": lambda title: surface_svg(range(12), range(9), sweep(12, 9), x="a", y="b", unit="Sharpe", title=title),
     "line": lambda title: surface_svg(range(12), [""], sweep(12, 1), x="a", unit="Sharpe", title=title, chosen=(3, 0)),
