@@ -41,6 +41,17 @@ def _finite(what: str, *columns: Floats) -> None:
         raise DataError(f"{what} needs finite numbers: leave out what could not be measured")
 
 
+def _signed_bars(left: Floats, right: Floats, y: Floats, zero: float, mask: NDArray[np.bool_], css: str) -> str:
+    "Upright bars from zero, those of a mask; empty without one."
+    air = np.minimum(1.5, 0.15 * (right - left))
+    bars = "".join(
+        f"M{a + g:.1f} {zero:.1f}V{b:.1f}H{c - g:.1f}V{zero:.1f}z"
+        for a, b, c, g, here in zip(left, y, right, air, mask, strict=True)
+        if here
+    )
+    return f'<path class="{css}" style="fill-opacity:.75" d="{bars}"/>' if bars else ""
+
+# %% ../../nbs/62_plots/60_model.ipynb #58ae37de
 def edge_svg(
     since_ms: Ints,  # (m,) where each stretch begins, UTC, increasing
     until_ms: Ints,  # (m,) where it ends
@@ -87,17 +98,6 @@ def edge_svg(
         *date_labels(first, last, height - 6),
     ]
     return framed_svg(body, title=title, note=note, width=width, height=height, says=says)
-
-
-def _signed_bars(left: Floats, right: Floats, y: Floats, zero: float, mask: NDArray[np.bool_], css: str) -> str:
-    "Upright bars from zero, those of a mask; empty without one."
-    air = np.minimum(1.5, 0.15 * (right - left))
-    bars = "".join(
-        f"M{a + g:.1f} {zero:.1f}V{b:.1f}H{c - g:.1f}V{zero:.1f}z"
-        for a, b, c, g, here in zip(left, y, right, air, mask, strict=True)
-        if here
-    )
-    return f'<path class="{css}" style="fill-opacity:.75" d="{bars}"/>' if bars else ""
 
 # %% ../../nbs/62_plots/60_model.ipynb #95d0fcfa
 _INK = {"down": ("at-fall", "red"), "range": ("at-thin", "grey"), "up": ("at-line", "blue")}
@@ -290,6 +290,16 @@ def _swarm(pushes: Floats, high: float, columns: int = 150) -> Floats:
     return np.asarray(off * min(2.5, high / reach))
 
 
+def _dots(x: Floats, y: Floats, third: Ints) -> list[str]:
+    "Dots of one row, a path for each colour."
+    found = []
+    for which, css in ((-1, "at-thin"), *((i, css) for i, (css, _) in enumerate(_THIRDS))):
+        dots = "".join(f"M{a:.0f} {b:.1f}h0" for a, b, here in zip(x, y, third, strict=True) if here == which)
+        if dots:
+            found.append(f'<path class="{css} at-dot" style="stroke-opacity:{0.3 if which < 0 else 0.75}" d="{dots}"/>')
+    return found
+
+# %% ../../nbs/62_plots/60_model.ipynb #eedebbbe
 def contributions_svg(
     labels: Sequence[str],  # (k,) in order
     values: Floats,  # (n, k) of the features, NaN where missing
@@ -331,13 +341,3 @@ def contributions_svg(
     return framed_svg(
         [stretched(paths, floor + 4), *names, *below], title=title, note=note, width=width, height=floor + 24
     )
-
-
-def _dots(x: Floats, y: Floats, third: Ints) -> list[str]:
-    "Dots of one row, a path for each colour."
-    found = []
-    for which, css in ((-1, "at-thin"), *((i, css) for i, (css, _) in enumerate(_THIRDS))):
-        dots = "".join(f"M{a:.0f} {b:.1f}h0" for a, b, here in zip(x, y, third, strict=True) if here == which)
-        if dots:
-            found.append(f'<path class="{css} at-dot" style="stroke-opacity:{0.3 if which < 0 else 0.75}" d="{dots}"/>')
-    return found
