@@ -109,7 +109,8 @@ def from_bytes(
     told["stages"] = tuple(_record(Stage, each, arrays) for each in told["stages"])
     told["references"] = tuple(_record(Reference, each, arrays) for each in told["references"])
     told["markets"] = tuple(tuple(pair) for pair in told["markets"])
-    return Model(**{name: tuple(v) if isinstance(v, list) else v for name, v in told.items()})
+    whole: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told.items()}
+    return Model(**whole)
 
 # %% ../../nbs/50_ml/25_artefact.ipynb #b4e1c7fc
 def save_model(store: Store, model: Model, *, now_ms: int) -> RegisteredModel:
