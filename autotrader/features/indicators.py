@@ -77,12 +77,19 @@ def longer(fast: int, slow: int) -> int:
     return max(fast, slow) - 1
 
 # %% ../../nbs/30_features/40_indicators.ipynb #6dfb552d
+@cache
+def _talib(function: str) -> Callable[..., Any]:
+    "A function of TA-Lib's without its look for data frames, which costs more than a short series."
+    found: Callable[..., Any] = getattr(import_module("talib"), function)
+    return getattr(found, "__wrapped__", found)
+
+
 def ta(
     function: str,  # of TA-Lib's
     *given: object,  # arrays, then parameters in TA-Lib's order
 ) -> Any:  # one array per output
     "Call a function of TA-Lib's."
-    return getattr(import_module("talib"), function)(*given)
+    return _talib(function)(*given)
 
 # %% ../../nbs/30_features/40_indicators.ipynb #6f31e9b4
 def still(high: Floats, low: Floats, bars: int) -> NDArray[np.bool_]:
