@@ -60,7 +60,7 @@ def squeeze(high: Floats, low: Floats, close: Floats, period: int, atr_period: i
     return share(2.0 * deviation(close, period), 1.5 * ta("ATR", high, low, close, atr_period))
 
 # %% ../../nbs/30_features/54_composite.ipynb #125e35e0
-_PERIOD = Parameter(name="period", low=2, high=2000, default=72, about="bars")
+_PERIOD = Parameter(name="period", low=24, high=2000, default=72, about="bars")
 _PI, _PF = ("close", "open_interest"), ("close", "funding_rate")
 
 

@@ -65,7 +65,7 @@ def open_interest_change(interest: Floats, period: int) -> Floats:
     return interest / before - 1.0
 
 # %% ../../nbs/30_features/50_positioning.ipynb #d390585d
-_SCORED = Parameter(name="period", low=2, high=2000, default=72, about="bars")
+_SCORED = Parameter(name="period", low=24, high=2000, default=72, about="bars")
 
 
 @register(
