@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.market import Floats
 from .columns import Scale, register
-from .indicators import CLOSE, HLC, before, ema_bars, length, ta, wilder_bars
+from .indicators import HLC, before, length, ta, wilder_bars
 from .parameters import Parameter
 from .windows import correlation, deviation, log_returns, over_known, score, share, total
 

@@ -20,7 +20,7 @@ from ..core.clock import DAY_MS, timeframe_ms
 from ..core.errors import ConfigError, DataError
 from ..core.market import COLUMNS, Candles, Floats
 from ..data.joined import aligned, resample
-from .columns import ColumnSpec, Scale, column, columns, compute
+from .columns import Scale, column, columns, compute
 from .history import Segment
 from .parameters import unknown
 

@@ -64,7 +64,7 @@ _TIMES, _WEEK_MS, _MONDAY_MS = ("open_ms",), 7 * DAY_MS, 4 * DAY_MS  # 1970 bega
 
 
 def _turn(open_ms: NDArray[np.int64], length_ms: int) -> Floats:
-    return (open_ms % length_ms) * (2.0 * np.pi / length_ms)
+    return np.asarray((open_ms % length_ms) * (2.0 * np.pi / length_ms), dtype=np.float64)
 
 
 @register(inputs=_TIMES, scale=Scale.UNIT, source="house")
