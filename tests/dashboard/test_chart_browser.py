@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from visited import THEMES
 
 import autotrader as at
 from autotrader.core.market import Candles
@@ -179,18 +180,9 @@ def test_it_moves_by_hand_by_key_and_by_wheel_and_lets_a_page_scroll(browser: An
 
 
 INK = "() => getComputedStyle(document.querySelector('.at-name')).color"
-DARK, LIGHT = "rgb(240, 246, 252)", "rgb(31, 35, 40)"
 
 
-@pytest.mark.parametrize(
-    ("scheme", "wrap", "ink"),
-    [
-        ("light", "{}", LIGHT),
-        ("dark", "{}", DARK),
-        ("light", "<div data-jp-theme-light='false'>{}</div>", DARK),
-        ("dark", "<div data-jp-theme-light='true'>{}</div>", LIGHT),
-    ],
-)
+@pytest.mark.parametrize(("scheme", "wrap", "ink"), THEMES)
 def test_it_follows_the_theme_of_where_it_stands(scheme: str, wrap: str, ink: str, browser: Any, chart: Chart) -> None:
     seen = Shown(browser, wrap.format(chart.html), color_scheme=scheme)
     assert seen.page.evaluate(INK) == ink

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from visited import THEMES
 
 from autotrader.core.market import Candles
 from autotrader.engine.metrics import TRIP
@@ -108,18 +109,9 @@ def test_no_word_covers_another(name: str, seen: dict[str, Any]) -> None:
 
 
 INK = "() => getComputedStyle(document.querySelector('.at-title')).fill"
-DARK, LIGHT = "rgb(240, 246, 252)", "rgb(31, 35, 40)"
 
 
-@pytest.mark.parametrize(
-    ("scheme", "wrap", "ink"),
-    [
-        ("light", "{}", LIGHT),
-        ("dark", "{}", DARK),
-        ("light", "<div data-jp-theme-light='false'>{}</div>", DARK),
-        ("dark", "<div data-jp-theme-light='true'>{}</div>", LIGHT),
-    ],
-)
+@pytest.mark.parametrize(("scheme", "wrap", "ink"), THEMES)
 def test_a_picture_follows_the_theme_of_where_it_stands(scheme: str, wrap: str, ink: str, browser: Any) -> None:
     page, _ = page_of(browser, wrap.format(PICTURES["equity"]()), scheme=scheme)
     assert page.evaluate(INK) == ink

@@ -38,6 +38,13 @@ CANARIES = {
     "DISCORD_WEBHOOK_URL": "https://discord.example/canary-hook-90c3",
 }
 EPOCH = 1  # of the runner that the tests play
+DARK, LIGHT = "rgb(240, 246, 252)", "rgb(31, 35, 40)"  # ink of a dark and of a light page
+THEMES = (  # what the browser says, what a picture stands in, its ink
+    ("light", "{}", LIGHT),
+    ("dark", "{}", DARK),
+    ("light", "<div data-jp-theme-light='false'>{}</div>", DARK),
+    ("dark", "<div data-jp-theme-light='true'>{}</div>", LIGHT),
+)
 
 
 def ms(*when: int) -> int:

@@ -1,20 +1,16 @@
 """Bad input to a backtest: one clear line, exit code 2, nothing half-written; legal but empty input: a sane result that says what it is."""
 
 import shutil
-import sys
 from collections.abc import Callable
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from shared import Ended, run
 
 import autotrader as at
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.config.settings import load
 from autotrader.core.errors import ConfigError, DataError
 from autotrader.core.market import Candles
@@ -137,18 +133,6 @@ def test_a_parameter_outside_its_range_is_named(words: dict[str, dict[str, float
     assert "\n" not in str(refused.value)
 
 
-def run(folder: Path, *words: object) -> tuple[int, str, str]:
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["autotrader", *map(str, words)]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        logs.shutdown()
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
@@ -167,7 +151,7 @@ MARKET = ("--venue", "bybit", "--symbol", "BTCUSDT", "--timeframe", "1h")
 PLAY = ("backtest", "--bot", "sub_bot_A")
 
 
-def imported(desk: Path, frame: pd.DataFrame) -> tuple[int, str, str]:
+def imported(desk: Path, frame: pd.DataFrame) -> Ended:
     frame.to_csv(desk / "bars.csv", index=False)
     return run(desk, "data", "import", "bars.csv", *MARKET)
 

@@ -1,10 +1,7 @@
 """A market keeps its name from the file to the report, and prices that nobody traded at are never a market's bars."""
 
 import json
-import sys
 import unicodedata
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from series import length
+from shared import run
 
-from autotrader.cli.main import main
-from autotrader.config import logs
 from autotrader.config.sections import BotSettings
 from autotrader.config.settings import write_template
 from autotrader.core.clock import SystemClock
@@ -149,18 +145,6 @@ def test_a_column_with_a_name_that_cannot_be_kept_is_refused(tmp_path: Path) -> 
 
 
 # ---------------------------------------------------------------- from the file to the report
-
-
-def run(folder: Path, *words: object) -> tuple[int, str, str]:
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["autotrader", *map(str, words)]
-    try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        logs.shutdown()
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
 
 
 LISTED = {
