@@ -78,12 +78,12 @@ _WRITTEN = {"Y": slice(4), "M": slice(7), "D": slice(5, 10), "h": slice(5, 13), 
 def date_ticks(since_ms: int, until_ms: int, fewest: int = 4) -> tuple[Ints, list[str]]:
     "UTC stamps at starts of calendar units inside a period, and how they are written; empty in a period below some minutes."
     for unit, step in ((unit, step) for unit, steps in _STEPS.items() for step in steps):
-        first, last = (np.datetime64(ms, "ms").astype(f"M8[{unit}]") for ms in (since_ms, until_ms))
+        first, last = (np.datetime64(ms, "ms").astype(f"M8[{unit}]").astype(np.int64) for ms in (since_ms, until_ms))
         units = np.arange(first + 1, last + 1)
-        units = units[units.astype(np.int64) % step == 0]
-        if len(units) >= fewest:
-            return units.astype("M8[ms]").astype(np.int64), [
-                str(when)[_WRITTEN[unit]].replace("T", " ") for when in units
+        starts = units[units % step == 0].astype(f"M8[{unit}]")
+        if len(starts) >= fewest:
+            return starts.astype("M8[ms]").astype(np.int64), [
+                str(when)[_WRITTEN[unit]].replace("T", " ") for when in starts
             ]
     return np.empty(0, np.int64), []
 
