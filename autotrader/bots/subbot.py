@@ -8,7 +8,7 @@ __all__ = ['Said', 'said_of', 'SubBot', 'register', 'learn', 'note_and_step', 'a
 
 # %% ../../nbs/75_bots/30_subbot.ipynb #7b75380d
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -227,10 +227,9 @@ def _cancel(bot: SubBot, key: int) -> None:
     except (Rejected, Retryable, OutcomeUnknown):
         return  # it ended, or nobody knows: `inquire` finds out
 
-
-def _is_in_vain(bot: SubBot, request: tuple[int, int, int]) -> bool:
-    "True when this protection went out as often as it may within the time of a first retry: it does not stay."
-    asked = bot._protected
+# %% ../../nbs/75_bots/30_subbot.ipynb #7af4d7f2
+def _is_in_vain(asked: Sequence[tuple[int, int, int]], request: tuple[int, int, int]) -> bool:
+    "True when this protection (stamp, stop, target) went out as often as it may within the time of a first retry: it does not stay."
     is_same = len(asked) == PROTECT_TRIES and all(earlier[1:] == request[1:] for earlier in asked)
     return is_same and request[0] - asked[0][0] < FIRST_RETRY_MS
 
@@ -239,7 +238,7 @@ def _protect(bot: SubBot, intent: np.void) -> np.ndarray | None:
     stop, target = to_protection(intent, instrument=bot.instrument)
     request = (bot.stamp(), int(intent["stop"]), int(intent["target"]))
     failed = new_event(EventKind.PROTECT_FAILED, request[0], code=Refusal.OTHER, stop=request[1], target=request[2])
-    if _is_in_vain(bot, request):
+    if _is_in_vain(bot._protected, request):
         return failed
     bot._protected.append(request)
     try:
@@ -250,7 +249,7 @@ def _protect(bot: SubBot, intent: np.void) -> np.ndarray | None:
         return None
     return None
 
-
+# %% ../../nbs/75_bots/30_subbot.ipynb #0a104987
 def _send(bot: SubBot, intent: np.void) -> np.ndarray | None:
     "Carry an intent to the venue; returns the event that its outcome already is, if any."
     kind = int(intent["kind"])

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'MOST', 'Ratio', 'Off', 'Money', 'Count', 'Symbol', 'Timeframe', 'Number', 'CONFIRMATION', 'SCHEMES',
-           'PHASES', 'Shares', 'MAX_PARTS', 'Purse', 'Exact', 'Size', 'Section', 'General', 'masked', 'database_kind',
-           'Database', 'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id', 'Thresholds',
-           'Multipliers', 'DynamicSizing', 'SplitEntry', 'Entry', 'StrategyParams', 'is_file', 'DecisionSettings',
-           'BotRisk', 'BotSettings', 'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml', 'Ga', 'Calls', 'Bayes',
-           'Compute', 'Backtest', 'check_margin', 'InstrumentSettings', 'Risk', 'Schedule', 'Dashboard', 'Backup']
+           'PHASES', 'Shares', 'MAX_PARTS', 'Purse', 'Exact', 'Size', 'Tier', 'Section', 'General', 'masked',
+           'database_kind', 'Database', 'PhaseDefinitions', 'MarketPhase', 'Allocations', 'MasterBot', 'bot_id',
+           'Thresholds', 'Multipliers', 'DynamicSizing', 'SplitEntry', 'Entry', 'StrategyParams', 'is_file',
+           'DecisionSettings', 'BotRisk', 'BotSettings', 'NewsSentiment', 'ParamRange', 'Optimizer', 'Gemini', 'Ml',
+           'Ga', 'Calls', 'Bayes', 'Compute', 'Backtest', 'check_margin', 'InstrumentSettings', 'Risk', 'Schedule',
+           'Dashboard', 'Backup']
 
 # %% ../../nbs/05_config/05_sections.ipynb #f7774b3d
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from difflib import get_close_matches
@@ -418,6 +419,16 @@ def _usable_id(text: str) -> str:
 
 Purse = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=24)]
 
+# %% ../../nbs/05_config/05_sections.ipynb #a8396616
+def _possible_size(bot: "BotSettings") -> None:
+    "Raise `ValueError` on a size that is none, or above the bot's leverage."
+    if bot.sizing == "lot" and not bot.base_lot:
+        raise ValueError('sizing "lot" needs base_lot above 0; give it, or set sizing = "equity_frac"')
+    if bot.sizing == "equity_frac" and bot.equity_frac > bot.max_leverage:
+        raise ValueError(
+            f"equity_frac ({bot.equity_frac:g}) must not be above max_leverage ({bot.max_leverage:g}); lower one, raise the other"
+        )
+
 # %% ../../nbs/05_config/05_sections.ipynb #605e870a
 class BotSettings(Section):
     "One bot: a market, a size, a way to decide, its own limits."
@@ -461,12 +472,7 @@ class BotSettings(Section):
     def _possible(self) -> Self:
         _each_once([(self.venue, self.symbol, self.timeframe), *self.also_series])
         _one_way_in(self.entry, self.split_entry)
-        if self.sizing == "lot" and not self.base_lot:
-            raise ValueError('sizing "lot" needs base_lot above 0; give it, or set sizing = "equity_frac"')
-        if self.sizing == "equity_frac" and self.equity_frac > self.max_leverage:
-            raise ValueError(
-                f"equity_frac ({self.equity_frac:g}) must not be above max_leverage ({self.max_leverage:g}); lower one, raise the other"
-            )
+        _possible_size(self)
         return self
 
     @property
@@ -675,6 +681,36 @@ Exact = Annotated[Decimal, BeforeValidator(_exact)]
 Size = Annotated[Exact, Field(gt=0, le=10**15)] | None
 _BPS = ("taker_fee_bps", "maker_fee_bps")
 
+# %% ../../nbs/05_config/05_sections.ipynb #c8024caf
+Tier = tuple[Exact, Exact, Exact]  # largest position value, maintenance margin, leverage
+
+
+def _fitting_tiers(tiers: Sequence[Tier]) -> None:
+    "Raise `ValueError` on tiers that no venue has."
+    for limit, margin, leverage in tiers:
+        if not (limit > 0 and margin >= 0 and leverage >= 1 and margin * leverage < 1):
+            raise ValueError(
+                f"margin_tiers [{limit}, {margin}, {leverage}] must be a position value above 0, a maintenance margin below one over the leverage, and a leverage of 1 or more"
+            )
+    if len({limit for limit, _, _ in tiers}) < len(tiers):
+        raise ValueError("margin_tiers have one position value twice; keep one of them")
+
+
+def _tiers_of(tiers: Sequence[Tier]) -> tuple[MarginTier, ...]:
+    "The same as a market has them, smallest positions first."
+    made = [MarginTier(limit=limit, maintenance_margin=margin, max_leverage=most) for limit, margin, most in tiers]
+    return tuple(sorted(made, key=lambda tier: tier.limit))
+
+
+def _fitting_interval(kind: str | None, hours: Decimal | None) -> None:
+    "Raise `ValueError` on an interval of funding that no day has, or on a spot market's."
+    if hours and (hours * 60 % 1 or 24 % hours):
+        raise ValueError(
+            f"funding_interval_hours ({hours}) must divide the day into whole minutes, like 1, 4 or 8; 0 where nothing is paid"
+        )
+    if kind == "spot" and hours:
+        raise ValueError('kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"')
+
 # %% ../../nbs/05_config/05_sections.ipynb #ff37b5d5
 class InstrumentSettings(Section):
     "What is told of one market's rules, over whatever is stored or listed."
@@ -693,7 +729,7 @@ class InstrumentSettings(Section):
     max_leverage: Annotated[Exact, Field(ge=1, le=1000)] | None = None
     maintenance_margin: Annotated[Exact, Field(ge=0, lt=1)] | None = None  # fraction of position value
     funding_interval_hours: Annotated[Exact, Field(ge=0, le=168)] | None = None  # 0: it pays none
-    margin_tiers: tuple[tuple[Exact, Exact, Exact], ...] | None = None  # largest position value, margin, leverage
+    margin_tiers: tuple[Tier, ...] | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -701,23 +737,8 @@ class InstrumentSettings(Section):
             raise ValueError(
                 f"tick_size {self.tick_size} times qty_step {self.qty_step} is finer than 1e-8 of the quote coin; raise qty_step"
             )
-        for limit, margin, leverage in self.margin_tiers or ():
-            if not (limit > 0 and margin >= 0 and leverage >= 1 and margin * leverage < 1):
-                raise ValueError(
-                    f"margin_tiers [{limit}, {margin}, {leverage}] must be a position value above 0, a maintenance margin below one over the leverage, and a leverage of 1 or more"
-                )
-        limits = [limit for limit, _, _ in self.margin_tiers or ()]
-        if len(set(limits)) < len(limits):
-            raise ValueError("margin_tiers have one position value twice; keep one of them")
-        hours = self.funding_interval_hours
-        if hours and (hours * 60 % 1 or 24 % hours):
-            raise ValueError(
-                f"funding_interval_hours ({hours}) must divide the day into whole minutes, like 1, 4 or 8; 0 where nothing is paid"
-            )
-        if self.kind == "spot" and self.funding_interval_hours:
-            raise ValueError(
-                'kind = "spot" pays no funding; leave funding_interval_hours out, or set kind = "perpetual"'
-            )
+        _fitting_tiers(self.margin_tiers or ())
+        _fitting_interval(self.kind, self.funding_interval_hours)
         return self
 
     def told(self) -> dict[str, Any]:
@@ -729,12 +750,8 @@ class InstrumentSettings(Section):
         if "funding_interval_hours" in given:
             given["funding_interval_ms"] = int(given.pop("funding_interval_hours") * 3_600_000)
         if tiers := given.pop("margin_tiers", ()):
-            made = [
-                MarginTier(limit=limit, maintenance_margin=margin, max_leverage=most) for limit, margin, most in tiers
-            ]
-            given["margin_tiers"] = tuple(sorted(made, key=lambda tier: tier.limit))
-            lowest = given["margin_tiers"][0]
-            given = {"max_leverage": lowest.max_leverage, "maintenance_margin": lowest.maintenance_margin} | given
+            given["margin_tiers"] = made = _tiers_of(tiers)
+            given = {"max_leverage": made[0].max_leverage, "maintenance_margin": made[0].maintenance_margin} | given
         return given
 
 # %% ../../nbs/05_config/05_sections.ipynb #3bf32df9

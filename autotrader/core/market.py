@@ -203,6 +203,13 @@ def _with(candles: "Candles") -> str:
     found = (f", with {columns}" if columns else "") + (f", beside {series}" if series else "")
     return found + (f", under {candles.model}" if candles.model else "")
 
+# %% ../../nbs/00_core/30_market.ipynb #37f8bed1
+def _cut(candles: "Candles", part: slice) -> "Candles":
+    "A part of the bars, with what lies beside them within its span."
+    columns: dict[str, Any] = {name: getattr(candles, name)[part] for name in ("open_ms", *COLUMNS)}
+    bars = replace(candles, **columns, extras={name: column[part] for name, column in candles.extras.items()})
+    return replace(bars, others=_within(bars, candles.others)) if candles.others else bars
+
 # %% ../../nbs/00_core/30_market.ipynb #82787d53
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candles:
@@ -233,9 +240,7 @@ class Candles:
         return len(self.open_ms)
 
     def __getitem__(self, part: slice) -> "Candles":
-        cut: dict[str, Any] = {name: getattr(self, name)[part] for name in ("open_ms", *COLUMNS)}
-        bars = replace(self, **cut, extras={name: column[part] for name, column in self.extras.items()})
-        return replace(bars, others=_within(bars, self.others)) if self.others else bars
+        return _cut(self, part)
 
     def to_frame(self) -> "pd.DataFrame":
         "A DataFrame with the opens in UTC as its index: prices, volume and the extras."

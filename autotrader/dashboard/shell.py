@@ -129,6 +129,7 @@ _SHEET = {
     "box-sizing": "border-box",
     "box-shadow": "0 8px 0 0 var(--panel-background-color)",  # a phone's header is lower
 }
+_BAR = fragment('<div class="bar">{{ chips }}</div>')
 _log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", "reference already known")  # a browser names the button of a click in full
 
@@ -147,9 +148,6 @@ def framed(pulse: Any, links: Any, strip: Any, content: Any) -> Any:
     )
 
 # %% ../../nbs/95_dashboard/70_shell.ipynb #e86e9a02
-_BAR = fragment('<div class="bar">{{ chips }}</div>')
-
-
 class Shell:
     "One visitor's pages. A page is made when it is looked at for the first time."
 
@@ -171,12 +169,9 @@ class Shell:
 
     def _freshen(self) -> None:
         "Say how the runner is and bring the page up to date; while the database is away, say that."
-        view, was_away = self.view, self._is_away
+        was_away = self._is_away
         try:
-            runner = ask_runner(view)
-            put(self.pulse, _BAR(chips=chip(view.settings.general.environment) + runner_chip(runner)))
-            says_it = bool(self.shown) and self.entries[self.shown].tells_silence
-            put(self.strip, strip(runner, view.zone, tells_silence=says_it))
+            _tell_runner(self)
             if self.shown:
                 self.pages[self.shown].refresh()
             self._is_away = False
@@ -207,6 +202,14 @@ class Shell:
                 self._freshen()
             finally:
                 self._turn.release()
+
+# %% ../../nbs/95_dashboard/70_shell.ipynb #5edc9024
+def _tell_runner(shell: Shell) -> None:
+    "How the runner is, in the bar of every page, and in a strip below where the page does not say so itself."
+    view, runner = shell.view, ask_runner(shell.view)
+    put(shell.pulse, _BAR(chips=chip(view.settings.general.environment) + runner_chip(runner)))
+    says_it = bool(shell.shown) and shell.entries[shell.shown].tells_silence
+    put(shell.strip, strip(runner, view.zone, tells_silence=says_it))
 
 # %% ../../nbs/95_dashboard/70_shell.ipynb #1fe951a5
 def _dress(page: Any, location: Any, browser: Any) -> None:

@@ -125,6 +125,20 @@ def _spread(stack_ms: Ints, tapes: Sequence[Tape]) -> tuple[Ints, NDArray[np.int
     return own, there.astype(np.int8)
 
 
+def _prices(tapes: Sequence[Tape], own: Ints, is_here: NDArray[np.bool_], name: str) -> Ints:
+    "A column of prices; where a market has no bar, its last close."
+    rows = zip(tapes, own, is_here, strict=True)
+    return np.stack([np.where(at, getattr(tape, name)[row], tape.close[row]) for tape, row, at in rows])
+
+
+def _marks(tapes: Sequence[Tape], own: Ints, is_here: NDArray[np.bool_], name: str) -> Ints:
+    "A column of mark prices, 0 where there is none; without bars where no market has any."
+    if not any(len(tape.mark_high) for tape in tapes):
+        return np.zeros((len(tapes), 0), np.int64)
+    rows = zip(tapes, own, is_here, strict=True)
+    return np.stack([getattr(tape, name)[row] * at if len(tape.mark_high) else 0 * row for tape, row, at in rows])
+
+# %% ../../nbs/40_engine/45_portfolio.ipynb #3ed82c7a
 def make_stack(tapes: Sequence[Tape]) -> Stack:
     "Put tapes on one clock; raises `DataError` unless their bars are of one length and their periods overlap."
     if len({tape.bar_ms for tape in tapes}) > 1:
@@ -138,37 +152,14 @@ def make_stack(tapes: Sequence[Tape]) -> Stack:
     open_ms = np.unique(np.concatenate([tape.open_ms for tape in tapes]))
     own, there = _spread(open_ms, tapes)
     is_here = there > 0
-
-    def price(name: str) -> Ints:
-        return np.stack(
-            [
-                np.where(at, getattr(tape, name)[row], tape.close[row])
-                for tape, row, at in zip(tapes, own, is_here, strict=True)
-            ]
-        )
-
-    marked = any(len(tape.mark_high) for tape in tapes)
-    marks = {
-        name: (
-            np.stack(
-                [
-                    getattr(tape, name)[row] * at if len(tape.mark_high) else np.zeros_like(row)
-                    for tape, row, at in zip(tapes, own, is_here, strict=True)
-                ]
-            )
-            if marked
-            else np.zeros((len(tapes), 0), np.int64)
-        )
-        for name in ("mark_high", "mark_low")
-    }
     ends = [tape.bot_bar[row] if len(tape.bot_bar) else row for tape, row in zip(tapes, own, strict=True)]
     made = Stack(
         bar_ms=tapes[0].bar_ms,
         open_ms=open_ms,
         there=there,
-        **{name: price(name) for name in ("open", "high", "low", "close")},
+        **{name: _prices(tapes, own, is_here, name) for name in ("open", "high", "low", "close")},
         volume=np.stack([tape.volume[row] * at for tape, row, at in zip(tapes, own, is_here, strict=True)]),
-        **marks,
+        **{name: _marks(tapes, own, is_here, name) for name in ("mark_high", "mark_low")},
         bot_bar=np.where(is_here, np.stack(ends), -1),
         bot_close=_padded([tape.bot_close for tape in tapes], 0),
         funding_ms=_padded([np.r_[tape.funding_ms, _NEVER_MS] for tape in tapes], _NEVER_MS),

@@ -289,12 +289,10 @@ class RoughExchange(RoughPort):
 
     def __init__(self, inner: PaperExchange, *, rng: np.random.Generator, roughness: Roughness) -> None:
         super().__init__(inner, rng=rng, roughness=roughness)
-        if not isinstance(inner.clock, SimulatedClock):
-            raise ConfigError(f"a rough line needs a SimulatedClock that it can move, was {type(inner.clock).__name__}")
-        self.clock = inner.clock
-        self._rng = rng
+        self.clock = _movable(inner.clock)
+        self.rng = rng
+        self.smooth: dict[str, float] = {}  # slippage of a smooth day, by symbol
         self._close_ms = 0
-        self._slippage: dict[str, float] = {}  # of a smooth day, by symbol
 
     @property
     def market(self) -> MarketSide:
@@ -305,7 +303,7 @@ class RoughExchange(RoughPort):
 
     def change_rules(self, instrument: Instrument, costs: np.ndarray) -> None:
         self.inner.change_rules(instrument, costs)
-        self._slippage.pop(instrument.symbol, None)
+        self.smooth.pop(instrument.symbol, None)
 
     def is_playing(self, symbol: str, bar: Bar) -> bool:
         return self.inner.is_playing(symbol, bar)
@@ -314,9 +312,7 @@ class RoughExchange(RoughPort):
         return self.inner.audit(symbol)
 
     def open_bar(self, symbol: str, bar: Bar) -> None:
-        book = self.inner.account.book(symbol)
-        smooth = self._slippage.setdefault(symbol, float(book.costs["slippage"][0]))
-        book.costs["slippage"] = smooth + self._rng.exponential(self.roughness.slip_bps) / 1e4
+        _slip(self, symbol)
         self.inner.open_bar(symbol, bar)
         self._close_ms = bar.close_ms
         _disturb(self, symbol)
@@ -326,26 +322,37 @@ class RoughExchange(RoughPort):
         next_ms = desk.next_ms(self.inner.account, symbol)
         due_ms = self.line.due_ms
         if due_ms is not None and due_ms <= (self._close_ms if next_ms is None else next_ms):
-            self.line.arrive(self.clock)
-            return True
-        if next_ms is None:
-            return False
-        self.inner.play(symbol)
-        self.report()
-        return True
+            return self.settle()
+        if next_ms is not None:
+            self.inner.play(symbol)
+            self.report()
+        return next_ms is not None
 
     def fund(self, symbol: str, *, mark: int, rate: float, ts_ms: int) -> None:
         self.inner.fund(symbol, mark=mark, rate=rate, ts_ms=ts_ms)
         self.report()
 
     def settle(self) -> bool:
-        "After the last bar: let the next thing arrive; False when nothing is on its way."
+        "Let the next thing arrive; False when nothing is on its way."
         if self.line.due_ms is None:
             return False
         self.line.arrive(self.clock)
         return True
 
 # %% ../../nbs/65_exchange/20_paper.ipynb #dca1b3f5
+def _movable(clock: Clock) -> SimulatedClock:
+    if not isinstance(clock, SimulatedClock):
+        raise ConfigError(f"a rough line needs a SimulatedClock that it can move, was {type(clock).__name__}")
+    return clock
+
+
+def _slip(rough: RoughExchange, symbol: str) -> None:
+    "Draw what this bar slips beyond a smooth day's."
+    costs = rough.inner.account.book(symbol).costs
+    smooth = rough.smooth.setdefault(symbol, float(costs["slippage"][0]))
+    costs["slippage"] = smooth + rough.rng.exponential(rough.roughness.slip_bps) / 1e4
+
+
 def _disturb(rough: RoughExchange, symbol: str) -> None:
     "What this bar has in store: little room, resting orders that the venue drops."
     book = rough.inner.account.book(symbol)

@@ -566,6 +566,21 @@ def _crew(feed: "PublicFeed", markets: Mapping[str, SymbolState]) -> tuple[Keepe
     asker = partial(answer_all, feed._session, feed._questions, feed._inbox, feed._outbox, feed._stopping)
     return keeper, {"desk": partial(work, desk, feed._stopping), "asker": asker, "keeper": keeper.run}
 
+# %% ../../nbs/65_exchange/40_streams.ipynb #e90fdee0
+def _begin(name: str, run: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=run, name=f"market feed: {name}", daemon=True)
+    thread.start()
+    return thread
+
+
+def _end(keeper: Keeper | None, threads: Sequence[threading.Thread]) -> None:
+    "Let the line go, and wait a second or two for the threads."
+    if keeper is not None and keeper.socket is not None:
+        abandon(keeper.socket)
+    until_s = monotonic() + 1.5
+    for thread in threads:
+        thread.join(max(0.0, until_s - monotonic()))
+
 # %% ../../nbs/65_exchange/40_streams.ipynb #cbf28190
 class PublicFeed:
     "Bybit's public market, live; raises `ConfigError` when made with what cannot be had, and nothing afterwards."
@@ -603,9 +618,7 @@ class PublicFeed:
         if self._threads:
             raise ConfigError("a feed starts once: make a new one")
         self._keeper, duties = _crew(self, _open_markets(self._wanted, since_ms or {}, self._clock.now_ms()))
-        for name, run in duties.items():
-            self._threads.append(threading.Thread(target=run, name=f"market feed: {name}", daemon=True))
-            self._threads[-1].start()
+        self._threads += [_begin(name, run) for name, run in duties.items()]
 
     def get(self, timeout_s: float) -> News | None:
         "The next piece of news; none when there is none in time."
@@ -622,8 +635,4 @@ class PublicFeed:
         self._outbox.close()
         self._inbox.put(("stop", None))
         self._questions.put(None)
-        if self._keeper is not None and self._keeper.socket is not None:
-            abandon(self._keeper.socket)
-        until_s = monotonic() + 1.5
-        for thread in self._threads:
-            thread.join(max(0.0, until_s - monotonic()))
+        _end(self._keeper, self._threads)

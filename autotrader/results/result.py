@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRESS', 'FILL_COLUMNS', 'coin_of', 'title_of', 'market_frac', 'stats_of', 'trades_of', 'fills_of', 'payments_of',
-           'open_of', 'sides_of', 'months_of', 'falls_of', 'times_at', 'curve_of', 'stress_of', 'worth_until', 'Result',
-           'account_of', 'daily_returns_of', 'together', 'fill_rows', 'payment_rows', 'bars_of', 'identity', 'assumed']
+           'open_of', 'sides_of', 'months_of', 'falls_of', 'times_at', 'curve_of', 'stress_of', 'worth_until',
+           'equity_of', 'returns_of', 'Result', 'account_of', 'daily_returns_of', 'together', 'fill_rows',
+           'payment_rows', 'bars_of', 'identity', 'assumed']
 
 # %% ../../nbs/61_results/10_result.ipynb #159c68aa
 import hashlib
@@ -216,6 +217,18 @@ def worth_until(played: Sequence[tuple[float, Stats]]) -> float | None:
             return low + (high - low) * above.pnl / (above.pnl - below.pnl)
     return None
 
+# %% ../../nbs/61_results/10_result.ipynb #173c420c
+def equity_of(part: Part, run: Run) -> pd.Series:
+    "Equity at each bar's close, quote coin."
+    close_ms = part.tape.open_ms + part.tape.bar_ms
+    return pd.Series(run.equity_e8 / 1e8, index=times_at(close_ms, "close"), name="equity")
+
+
+def returns_of(part: Part, run: Run) -> pd.Series:
+    "Return of each UTC day, fractions of the equity before it: what libraries of performance statistics take."
+    daily = daily_returns(run, part.wallet_e8)
+    return pd.Series(daily, index=times_at(run.day_ms, "day"), name=part.strategy)
+
 # %% ../../nbs/61_results/10_result.ipynb #a522d779
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -244,20 +257,15 @@ class Result:
 
     @cached_property
     def open_position(self) -> dict[str, Any] | None:
-        "What is still open at the end, and where it stands; None without one."
         return open_of(self.part, self.run)
 
     @cached_property
     def equity(self) -> pd.Series:
-        "Equity at each bar's close, quote coin."
-        close_ms = self.part.tape.open_ms + self.part.tape.bar_ms
-        return pd.Series(self.run.equity_e8 / 1e8, index=times_at(close_ms, "close"), name="equity")
+        return equity_of(self.part, self.run)
 
     @cached_property
     def returns(self) -> pd.Series:
-        "Return of each UTC day, fractions of the equity before it: what libraries of performance statistics take."
-        daily = daily_returns(self.run, self.part.wallet_e8)
-        return pd.Series(daily, index=times_at(self.run.day_ms, "day"), name=self.part.strategy)
+        return returns_of(self.part, self.run)
 
     @cached_property
     def months(self) -> pd.DataFrame:
@@ -265,7 +273,6 @@ class Result:
 
     @cached_property
     def drawdowns(self) -> pd.DataFrame:
-        "The deepest falls of the equity, deepest first; depth as a fraction of the peak."
         return falls_of(self.part, self.run)
 
     @cached_property

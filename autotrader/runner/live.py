@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATE_MS', 'PATIENCE_MS', 'BarHistory', 'history_of', 'others_of', 'key_of', 'LiveBot', 'Feed', 'hear_piece',
            'hear_bar', 'unheard', 'decide_missed', 'think', 'tell', 'first_unheard', 'share_accounts', 'LiveMarket',
-           'Live']
+           'asked_at_close', 'Live']
 
 # %% ../../nbs/90_runner/50_live.ipynb #5e0a2b43
 # | export
@@ -82,7 +82,7 @@ class BarHistory:
             )
         return self.candles[:end]
 
-
+# %% ../../nbs/90_runner/50_live.ipynb #f9e67a04
 def history_of(store: Store, bot: BotSettings, instrument: Instrument, now_ms: int) -> BarHistory:
     "All closed bars that a bot's indicators need now; raises `DataError` when none are stored."
     since_ms = history_from(bot, now_ms)
@@ -362,6 +362,24 @@ class LiveMarket:
         note_balances(self.supervisor.writer, [bot.session for bot in self.bots], self.supervisor.clock.now_ms())
         self.supervisor.writer.commit()
 
+# %% ../../nbs/90_runner/50_live.ipynb #be2d6837
+def _live_bots(
+    supervisor: Supervisor, settings: Settings, instruments: Mapping[tuple[str, str], Instrument]
+) -> list[LiveBot]:
+    "All enabled bots, brought back, those of one account with one purse."
+    enabled = [bot for bot in settings.sub_bots if bot.enabled]
+    bots = [_live_bot(supervisor, settings, bot, instruments[bot.venue, bot.symbol]) for bot in enabled]
+    share_accounts(bots)
+    return bots
+
+
+def asked_at_close(bots: Sequence[LiveBot], feed: Feed) -> list[ScheduledTask]:
+    "For each series that is read: at its close, ask for the bar, in case it was not heard of."
+    return [
+        at_close(f"close {venue} {symbol} {frame}", frame, partial(feed.ask_now, venue, symbol, frame))
+        for venue, symbol, frame in dict.fromkeys(series for bot in bots for series in bot.reads)
+    ]
+
 # %% ../../nbs/90_runner/50_live.ipynb #8e9850c4
 class Live:
     "Bots on the live market; a driver of the supervisor."
@@ -380,11 +398,7 @@ class Live:
         feed: Feed,
     ) -> None:
         self.reconcile_s = settings.schedule.reconcile_minutes * 60.0
-        bots = [bot for bot in settings.sub_bots if bot.enabled]
-        self.market = LiveMarket(
-            supervisor, [_live_bot(supervisor, settings, bot, instruments[bot.venue, bot.symbol]) for bot in bots]
-        )
-        share_accounts(self.market.bots)
+        self.market = LiveMarket(supervisor, _live_bots(supervisor, settings, instruments))
         go_on(supervisor)
         self._source = feed
         gc.collect()
@@ -414,11 +428,7 @@ class Live:
 
     def tasks(self) -> list[ScheduledTask]:
         "What is due by the world's clock; a bar that should have closed and was not heard of is asked for."
-        closes = [
-            at_close(f"close {venue} {symbol} {frame}", frame, partial(self._source.ask_now, venue, symbol, frame))
-            for venue, symbol, frame in dict.fromkeys(series for bot in self.market.bots for series in bot.reads)
-        ]
-        market = self.market
+        market, closes = self.market, asked_at_close(self.market.bots, self._source)
         return [*closes, every("snapshot", 60.0, market.snapshot), every("reconcile", self.reconcile_s, market.compare)]
 
     def stop(self) -> None:

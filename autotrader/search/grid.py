@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOTHING', 'FEWEST_TRIPS', 'SELECTORS', 'Selector', 'sign_of', 'check_matters', 'selector_of',
-           'selector_name', 'GridResult', 'plateau_among', 'select', 'idle_of', 'idle_keys', 'explore', 'tried_of',
-           'part_at', 'luck_of', 'scenarios_of', 'break_even']
+           'selector_name', 'GridResult', 'chosen_of', 'holds_of', 'plateau_among', 'select', 'idle_of', 'idle_keys',
+           'explore', 'tried_of', 'part_at', 'luck_of', 'scenarios_of', 'break_even']
 
 # %% ../../nbs/60_search/40_grid.ipynb #d8c1e18f
 from collections.abc import Callable, Mapping, Sequence
@@ -157,14 +157,18 @@ class _Played:
         return name_of(given) if given is not None else self.task.bot.decision.strategy
 
     @property
-    def is_comparable(self) -> bool:
-        "True where at least one combination has the metric: some have none before there are trades."
-        return bool(np.isfinite(self.book.stats[self.book.state == DONE, STATS.index(self.metric)]).any())
-
-    @property
     def is_whole(self) -> bool:
         "False after an interruption."
         return not any((each.state == LEFT).any() for each in (self.book, self.dearer) if each is not None)
+
+# %% ../../nbs/60_search/40_grid.ipynb #6142e923
+class _Compared(_Played):
+    "What of it can be compared."
+
+    @property
+    def is_comparable(self) -> bool:
+        "True where at least one combination has the metric: some have none before there are trades."
+        return bool(np.isfinite(self.book.stats[self.book.state == DONE, STATS.index(self.metric)]).any())
 
     @cached_property
     def is_thin(self) -> NDArray[np.bool_]:  # (n,)
@@ -183,7 +187,7 @@ class _Played:
         return np.where(self.is_thin, np.nan, values) if self.is_traded else values
 
 # %% ../../nbs/60_search/40_grid.ipynb #a075fb9c
-class GridResult(_Played):
+class GridResult(_Compared):
     "All combinations of some values on one market: `table`, `plateau`, `chosen`, `holds`, `best`, `peak`, `idle`, `config`, `luck`, `scenarios`."
 
     @cached_property
@@ -199,12 +203,7 @@ class GridResult(_Played):
     @property
     def chosen(self) -> int:
         "The same; raises `DataError` where there is none."
-        place = self.proposed if self.is_comparable else select(self)
-        if place is None:
-            raise DataError(
-                f"{selector_name(self.selector)} proposes none of the {len(self.ranges):,} combinations: vary something else"
-            )
-        return place
+        return chosen_of(self)
 
     @property
     def best(self) -> pd.Series:
@@ -219,9 +218,7 @@ class GridResult(_Played):
     @cached_property
     def holds(self) -> bool:
         "False where what is proposed reaches no more than earning nothing: by the level of the plateau, else by its own value."
-        level = self.plateau.level.ravel()[self.plateau.chosen]
-        reached = level if self.selector == "plateau" else self.book.column(self.metric)[self.chosen]
-        return not reached <= NOTHING.get(self.metric, -np.inf)
+        return holds_of(self)
 
     @cached_property
     def idle(self) -> tuple[str, ...]:
@@ -245,6 +242,23 @@ class GridResult(_Played):
         return luck_of(self)
 
 # %% ../../nbs/60_search/40_grid.ipynb #148fe862
+def chosen_of(found: GridResult) -> int:
+    "Number of the combination that is proposed; raises `DataError` where none is."
+    place = found.proposed if found.is_comparable else select(found)
+    if place is None:
+        raise DataError(
+            f"{selector_name(found.selector)} proposes none of the {len(found.ranges):,} combinations: vary something else"
+        )
+    return place
+
+
+def holds_of(found: GridResult) -> bool:
+    "False where what is proposed reaches no more than earning nothing."
+    level = found.plateau.level.ravel()[found.plateau.chosen]
+    reached = level if found.selector == "plateau" else found.book.column(found.metric)[found.chosen]
+    return not reached <= NOTHING.get(found.metric, -np.inf)
+
+
 def plateau_among(ranges: Ranges, values: Floats) -> Plateau:
     "Where these combinations are good all around; raises `DataError` when none has a value."
     if isinstance(ranges, Sample):

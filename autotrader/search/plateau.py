@@ -130,30 +130,7 @@ def _proposable(table: Floats, is_supported: NDArray[np.bool_]) -> tuple[NDArray
             return among & (table >= usual) & (is_even | (table > worst)), usual
     return among, float(np.nanmedian(table))
 
-
-def plateau(
-    values: ArrayLike,  # one per combination in the order of `combinations`, more is better; NaN where not played
-    shape: tuple[int, ...],
-    *,
-    ordered: Sequence[bool] | None = None,  # by axis, False for words; None: all are numbers
-    tolerance: float = TOLERANCE,  # of the way down to the median, 0–1
-) -> Plateau:
-    """Find the best plateau of a grid by the five rules above; raises `DataError` where no combination has a value.
-
-    Level: lower quartile of the neighbourhood (at most one step in every ordered axis), its excess over the median of all such times the root of the share of
-    neighbours, at most the value itself. The plateau hangs together with the chosen one and lies at most `tolerance` of the way to the supported ones' median below its level.
-    """
-    table = _comparable(values).reshape(shape)
-    steps = tuple(ordered) if ordered is not None else (True,) * len(shape)
-    return _found(
-        table,
-        levels(table, steps),
-        tolerance,
-        connected=partial(_connected, ordered=steps),
-        middle=partial(_middle, shape=shape),
-    )
-
-
+# %% ../../nbs/60_search/36_plateau.ipynb #1ea7a284
 def _comparable(values: ArrayLike) -> Floats:
     "Values with NaN where there is none; raises `DataError` where there is none at all."
     table = np.asarray(values, np.float64)
@@ -180,6 +157,29 @@ def _found(
     mask = connected(np.nan_to_num(table, nan=-np.inf) >= floor - tie, int(first[0]))
     chosen = middle(first[mask.ravel()[first]])
     return Plateau(chosen=chosen, peak=int(np.nanargmax(table)), mask=mask, level=level, floor=floor)
+
+# %% ../../nbs/60_search/36_plateau.ipynb #817c7853
+def plateau(
+    values: ArrayLike,  # one per combination in the order of `combinations`, more is better; NaN where not played
+    shape: tuple[int, ...],
+    *,
+    ordered: Sequence[bool] | None = None,  # by axis, False for words; None: all are numbers
+    tolerance: float = TOLERANCE,  # of the way down to the median, 0–1
+) -> Plateau:
+    """Find the best plateau of a grid by the five rules above; raises `DataError` where no combination has a value.
+
+    Level: lower quartile of the neighbourhood (at most one step in every ordered axis), its excess over the median of all such times the root of the share of
+    neighbours, at most the value itself. The plateau hangs together with the chosen one and lies at most `tolerance` of the way to the supported ones' median below its level.
+    """
+    table = _comparable(values).reshape(shape)
+    steps = tuple(ordered) if ordered is not None else (True,) * len(shape)
+    return _found(
+        table,
+        levels(table, steps),
+        tolerance,
+        connected=partial(_connected, ordered=steps),
+        middle=partial(_middle, shape=shape),
+    )
 
 # %% ../../nbs/60_search/36_plateau.ipynb #4116eb6f
 _CELLS = 4_000_000  # distances at a time
