@@ -35,6 +35,7 @@ from .quality import report
 from .sample import eurusd
 from ..store import candles as candle_store
 from ..store.database import Store
+from ..store.registry import active_model
 from ..store.series import load_changes, load_funding, load_open_interest, stored_rules, told_of
 from ..store.tables import OpenInterest
 
@@ -441,7 +442,7 @@ def load_market(
     funding_lag_ms: int = FUNDING_LAG_MS,
     interest_lag_ms: int = INTEREST_LAG_MS,
 ) -> Market:
-    "Everything recorded on one market with since ≤ open < until; raises `DataError` when there are no bars or they cannot be traded on."
+    "Everything recorded on one market with since ≤ open < until, under the model that speaks for it now; raises `DataError` when there are no bars or they cannot be traded on."
     if since_ms >= until_ms:
         raise DataError(
             f"{venue} {symbol}: the period {iso(since_ms)} – {iso(until_ms)} is empty or reversed: `since` must lie before `until`"
@@ -457,7 +458,7 @@ def load_market(
         about_rules += about_changes
     fine_bars, about_fine = _fine(store, candles, fine)
     notes = (*candles.notes, *_period_notes(candles, since_ms, until_ms), *about_rules, *about_fine)
-    candles = replace(candles, notes=notes)
+    candles = replace(candles, notes=notes, model=active_model(store, venue, symbol, timeframe))
     candles, funding = _with_sources(store, candles, instrument, changes, funding_lag_ms, interest_lag_ms)
     if is_known:
         candles = replace(candles, instrument=instrument, changes=changes)
@@ -477,7 +478,7 @@ def load_other(
         found = load_market(store, *series, since_ms, until_ms, fine=series[2], to_play=False).candles
     except DataError as error:
         raise DataError(f"{' '.join(series)}, wanted beside {beside}: {error}") from None
-    return replace(found, funding=None, changes=())
+    return replace(found, funding=None, changes=(), model=None)
 
 
 def load_beside(

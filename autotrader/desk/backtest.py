@@ -31,6 +31,7 @@ from ..search.identity import study_of, trial_of
 from ..search.task import Task, part_of, strategy_of, task_for
 from ..store.candles import coverage
 from ..store.database import Store, open_store
+from ..store.registry import active_model
 from ..strategy.setup import Part, simulate_all
 from ..strategy.templates import Strategy
 from ..validation.trials import counted, record
@@ -87,6 +88,19 @@ def _stored_span(store: Store, venue: str, symbol: str) -> tuple[int, int]:
     return min((s.first_ms for s in spans), default=0), max(ends, default=NEVER_MS)
 
 
+def _under_active(candles: Candles, config: Path | str | None) -> Candles:
+    "The candles under the model that speaks for them, where there is a desk; as they are where there is none."
+    if config is None and not Path("config.toml").is_file():
+        return candles
+    settings = load_settings(None if config is None else Path(config))
+    try:
+        store = open_store(settings.database_url, folder=settings.folder, declared=settings.instruments)
+    except StoreError:
+        return candles  # nothing was ever stored
+    with store:
+        return replace(candles, model=active_model(store, candles.venue, candles.symbol, candles.timeframe))
+
+
 def load(
     symbol: str,  # "BTCUSDT" or "BTC/USDT"; "EURUSD" of the venue "sample" needs nothing stored
     timeframe: str = "1h",
@@ -102,7 +116,8 @@ def load(
     until_ms = None if until is None else parse_time(until, name="until")
     venue, pair = venue_of(venue), symbol_of(symbol)
     if (venue, pair, timeframe, *also) == ("sample", "EURUSD", "1h"):
-        return check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
+        sample = check(eurusd().between(since_ms or 0, NEVER_MS if until_ms is None else until_ms))
+        return _under_active(sample, config)
     series = [(v or venue, s, t or timeframe) for v, s, t in map(series_of, also)]
     settings = load_settings(None if config is None else Path(config))
     store = open_store(settings.database_url, folder=settings.folder, declared=settings.instruments)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Reading', 'ROOM', 'Scale', 'ColumnSpec', 'register', 'ColumnList', 'columns', 'column', 'watched', 'ColumnCache',
-           'CachedCandles', 'cached', 'compute']
+           'CachedCandles', 'cached', 'compute', 'why_of']
 
 # %% ../../nbs/30_features/30_columns.ipynb #f38c45f6
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,6 +42,7 @@ class Scale(StrEnum):
     PERCENT = "percent"  # 0–100
     SWING = "swing"  # around zero, between −100 and 100 or not far beyond
     UNIT = "unit"  # −1–1: a correlation, a sine, an efficiency
+    PROBABILITY = "probability"  # 0–1
     FLAG = "flag"  # −1, 0 or 1: down, no, up
     RATE = "rate"  # a fraction around zero: a funding rate, a change
     POINTS = "points"  # percent around zero or of a price: 2 is 2 %
@@ -69,6 +70,8 @@ class ColumnSpec:
     allows_missing: bool  # no value on any bar, instead of an error, where the market has none of an input
     function: Callable[..., Floats]
     origin: str  # file it was registered in
+    needs_model: bool = False  # its values are those of the model that the candles name
+    why: Callable[[Candles, int], Mapping[str, float]] | None = None  # what moved its value at a bar, largest first
 
     def warmup(self, **params: float) -> int:
         "Bars at the start of a series that have no value; raises `ConfigError` on a wrong parameter."
@@ -84,14 +87,16 @@ class ColumnSpec:
 
 # %% ../../nbs/30_features/30_columns.ipynb #9ca15e64
 _HOUSE = "autotrader.features"
+_ABOVE = "autotrader.ml.columns"  # on a higher floor, which this one knows by name only
 
 
 @cache
 def _load_house() -> None:
-    "Import the modules of this package, which register their columns."
+    "Import the modules of this package and those above that register columns."
     package = import_module(_HOUSE)
     for module in iter_modules(package.__path__):
         import_module(f"{_HOUSE}.{module.name}")
+    import_module(_ABOVE)
 
 # %% ../../nbs/30_features/30_columns.ipynb #b94e458f
 def _checked(spec: ColumnSpec) -> ColumnSpec:
@@ -144,10 +149,12 @@ def register(
     name: str | None = None,  # None: the function's
     about: str | None = None,  # None: the first line under its def
     origin: str | None = None,  # file that registers it; None: the caller's
+    needs_model: bool = False,  # its values are those of the model that the candles name
+    why: Callable[[Candles, int], Mapping[str, float]] | None = None,  # what moved its value at a bar, largest first
 ) -> Callable[[_F], _F]:
     "Make a function a column that can be asked for by name; raises `ConfigError` on a name that is taken or a declaration that cannot be."
     here = sys._getframe(1).f_globals
-    if not here.get("__name__", "").startswith(_HOUSE):
+    if not here.get("__name__", "").startswith((_HOUSE, _ABOVE)):
         _load_house()  # whose names are taken first
 
     def entered(function: _F) -> _F:
@@ -163,6 +170,8 @@ def register(
             allows_missing=allows_missing,
             function=function,
             origin=origin or str(here.get("__file__") or here["__name__"]),
+            needs_model=needs_model,
+            why=why,
         )
         _enter(_checked(spec))
         return function
@@ -380,7 +389,7 @@ def compute(name: str, candles: Candles, /, **params: float) -> Floats:  # float
     if not isinstance(candles, CachedCandles):
         return _computed(spec, given, chosen, len(candles))
     arrays = [array for each in given for array in _arrays(each)]
-    what = (spec.function, *chosen.values())
+    what = (spec.function, *chosen.values(), candles.model if spec.needs_model else None)
     return candles.cache.get(what, arrays, lambda: _computed(spec, given, chosen, len(candles)))
 
 
@@ -421,3 +430,19 @@ def _computed(spec: ColumnSpec, given: Sequence[Any], chosen: Mapping[str, float
         found = found.copy()
         found[:bars] = np.nan
     return _fixed(found)
+
+# %% ../../nbs/30_features/30_columns.ipynb #39dc4f93
+def why_of(
+    reads: Iterable[Reading],
+    candles: Candles,
+    i: int,  # bar
+) -> dict[str, float]:  # by label and feature; with the version of the model, 0 for one that is not registered
+    "What moved the values of these columns at a bar, and which model spoke; empty where none of them is a model's."
+    told: dict[str, float] = {}
+    for name, params in reads:
+        spec = column(name)
+        if spec.needs_model and candles.model is not None:
+            told["ML_MODEL"] = float(candles.model.version or 0)
+        if spec.why is not None:
+            told |= {f"{spec.label(**params)}: {by}": value for by, value in spec.why(candles, i).items()}
+    return told

@@ -33,7 +33,7 @@ from ..core.market import Floats
 from ..engine import source_hash
 from ..engine.simulate import Ints
 from .evaluate import STATS, Evaluation
-from .identity import code_of, configuration, fingerprint, study_of
+from .identity import code_of, configuration, fingerprint, model_of, study_of
 from .task import Task
 from .variant import Variant
 from ..store.database import Store, open_store
@@ -119,6 +119,8 @@ def study_hash(task: Task, assignments: object) -> str:
         ],
         "engine": [autotrader.__version__, source_hash()],
     }
+    if model := model_of(base, task.history):
+        told["model"] = model
     return hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 # %% ../../nbs/60_search/30_book.ipynb #77a4fd09
@@ -258,14 +260,14 @@ def count(
 ) -> int:  # newly counted
     "Have evaluations counted; raises `StoreError`."
     groups: dict[str, list[Trial]] = {}
-    codes: dict[int, str] = {}  # by strategy: to read its code takes longer than to hash it
+    codes: dict[int, tuple[str, str | None]] = {}  # by strategy: to read its code takes longer than to hash it
     variant_at = {each.place: each for each in found}
     for each in done:
         variant = variant_at[each.place]
         if id(variant.strategy) not in codes:
-            codes[id(variant.strategy)] = code_of(variant.strategy)
-        code = codes[id(variant.strategy)]
-        params = configuration(variant.bot, variant.strategy, variant.costs, code=code)
+            codes[id(variant.strategy)] = code_of(variant.strategy), model_of(variant.strategy, task.history)
+        code, model = codes[id(variant.strategy)]
+        params = configuration(variant.bot, variant.strategy, variant.costs, code=code, model=model)
         stats = {name: each[name] for name in _TOLD}
         trial = Trial(params=params, daily=each.daily, day_ms=each.day_ms, stats=stats)
         groups.setdefault(name_of(variant.strategy), []).append(trial)

@@ -39,7 +39,7 @@ from autotrader.strategy.lookahead import (
     spliced,
 )
 from .source import Meant, as_strategy, strategy_from
-from .templates import TEMPLATES, Strategy, Template, decide, name_of
+from .templates import TEMPLATES, Own, Strategy, Template, decide, name_of
 from ..validation.luck import Lookahead
 
 # %% ../../nbs/55_strategy/60_check.ipynb #b14bb2cc
@@ -345,7 +345,8 @@ def _untouched(strategy: Strategy, candles: Candles, copy: Candles, whose: str =
 def _other_tests(subject: _Subject, futures: Sequence[int], moved: Sequence[int]) -> tuple[LookaheadTest, ...]:
     spoiled, refused = poisoned(subject.answer, subject.candles, futures)
     note = f"{refused:,} runs refused the absurd prices" if refused else ""
-    speaks = hasattr(subject.strategy, "explain")
+    is_bare = isinstance(subject.strategy, Own) and subject.candles.model is None
+    speaks = hasattr(subject.strategy, "explain") and not is_bare
     told = sorted({*_thin(futures, 2 * LEAST), *_thin(moved, LEAST)}) if speaks else []
     try:
         numbers = explained(subject.strategy, subject.candles, told, history_start_ms=subject.since_ms)

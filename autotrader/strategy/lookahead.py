@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Columns', 'Answer', 'RELATIVE', 'ABSOLUTE', 'STRETCH', 'CYCLE_MS', 'Offence', 'differing', 'first_change', 'growing',
            'repeated', 'absurd', 'spliced', 'poisoned', 'explained', 'forgotten', 'WarmUp', 'settled', 'knows_dates',
-           'outside']
+           'outside', 'needs_model']
 
 # %% ../../nbs/55_strategy/55_lookahead.ipynb #8bb3b572
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from ..engine.signals import Signals
 from ..features.columns import columns
 from ..features.history import anchored
 from ..features.indicators import SEED_WEIGHT
-from .templates import Strategy, explain
+from .templates import Strategy, Template, explain
 
 # %% ../../nbs/55_strategy/55_lookahead.ipynb #f3b8fc55
 Columns = Mapping[str, NDArray[Any]]  # name → one value per bar
@@ -287,3 +287,25 @@ def _is_series(value: Any) -> bool:
     if isinstance(value, (dict, list, tuple)):
         return len(value) > 100
     return isinstance(value, (Candles, Signals, np.ndarray)) or hasattr(value, "iloc")
+
+# %% ../../nbs/55_strategy/55_lookahead.ipynb #b5b7e0f5
+def needs_model(strategy: object) -> bool:
+    "Whether a strategy, or what makes one, reads what a model says, as far as its code tells."
+    if isinstance(strategy, Template):
+        words = {name for name, _ in strategy.reads().values()}
+    else:
+        words = _words(getattr(strategy, "function", getattr(strategy, "signals", strategy)))
+    return any("ML_" in word for word in words) or any(columns()[word].needs_model for word in words & set(columns()))
+
+
+def _words(function: Any, *, depth: int = 3) -> set[str]:
+    "Texts that a function holds, its own module's helpers included."
+    if not hasattr(function, "__code__") or depth == 0:
+        return set()
+    held = _held(function)
+    found = {word for each in _codes(function.__code__) for word in each.co_consts if isinstance(word, str)}
+    found |= {value for value in held.values() if isinstance(value, str)}
+    for value in held.values():
+        if getattr(value, "__module__", None) == function.__module__ and value is not function:
+            found |= _words(value, depth=depth - 1)
+    return found

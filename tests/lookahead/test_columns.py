@@ -13,7 +13,7 @@ from autotrader.features.columns import ColumnSpec, cached, columns, compute
 from autotrader.features.history import anchored, over_history, segments
 from autotrader.strategy.lookahead import RELATIVE
 
-ALL = columns()
+ALL = {name: spec for name, spec in columns().items() if not spec.needs_model}  # those have tests of their own
 
 
 def quick(spec: ColumnSpec) -> dict[str, float]:

@@ -8,14 +8,14 @@ from autotrader.core.market import Candles
 from autotrader.engine.signals import Signals, from_rules
 from autotrader.strategy.check import asked
 from autotrader.strategy.lookahead import Columns, growing
-from autotrader.strategy.templates import decide, make, names, own
+from autotrader.strategy.templates import decide, make, own
 
 QUICK = {
     "ema_trend": {"fast": 3, "slow": 8, "gap_atr": 0.2, "atr_period": 5},
     "rsi_reversion": {"period": 5},
     "donchian_breakout": {"channel": 8, "exit_channel": 4},
 }
-CHOICES = [(name, params) for name in names() for params in ({}, QUICK[name])]
+CHOICES = [(name, params) for name in QUICK for params in ({}, QUICK[name])]
 
 
 def columns_of(signals: Signals) -> Columns:
@@ -34,7 +34,7 @@ def test_no_decision_knows_the_future(name: str, params: dict[str, float]) -> No
     assert future_leak(lambda bars: columns_of(strategy.signals(bars)), candles) is None
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", QUICK)
 def test_bars_before_the_anchor_change_no_decision(name: str) -> None:
     candles = walk(400, seed=12)
     answer = asked(make(name, QUICK[name]), history_start_ms=int(candles.open_ms[150]))
@@ -42,7 +42,7 @@ def test_bars_before_the_anchor_change_no_decision(name: str) -> None:
     assert past_leak(answer, candles, anchor=150) is None
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", QUICK)
 def test_every_bar_is_what_a_live_bot_decides(name: str) -> None:
     candles = walk(400, seed=13)
     answer = asked(make(name, QUICK[name]), history_start_ms=int(candles.open_ms[50]))
