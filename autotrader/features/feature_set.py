@@ -345,7 +345,7 @@ def feature_named(label: str) -> Feature:
 def _read(name: tuple[str, ...], numbers: Sequence[str], every: str) -> Feature | None:
     "A feature of these words; None where they are none."
     spec = columns().get("_".join(name))
-    if spec is None or len(spec.parameters) != len(numbers) or not every.isdigit():
+    if spec is None or len(spec.parameters) != len(numbers) or not every.isdigit() or every == "0":
         return None
     try:
         values = [float(each) for each in numbers]

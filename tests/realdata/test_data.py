@@ -15,6 +15,8 @@ from autotrader.data import instruments
 from autotrader.data.importers import import_file, import_folder, read_file
 from autotrader.data.joined import load_market, resample
 from autotrader.data.quality import report
+from autotrader.features.columns import column
+from autotrader.features.feature_set import FEATURES, RUN_IN_BARS, feature_matrix, newest_features
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store
 
@@ -190,3 +192,25 @@ def test_open_interest_of_the_venue_itself_comes_first(perps: Store, data_dir: P
     assert np.nanmax(market.candles.extras["open_interest"]) <= 24
     assert "hyperliquid" not in str(market.notes)
     assert replace(market.candles, notes=()).notes == ()
+
+
+CROWD = {"funding_rate", "open_interest"}
+
+
+@pytest.mark.parametrize("venue", ["bybit", "binance"])
+def test_a_model_sees_what_the_venue_publishes(perps: Store, data_dir: Path, venue: str) -> None:
+    "Bybit's hours with funding and open interest as they were known, Binance's without."
+    if venue == "bybit":
+        candles = load_market(perps, "bybit", "BTCUSDT", "1h", *BEST).candles
+    else:
+        (candles,) = read_file(data_dir / "btcusdt_1h.parquet", venue="binance")
+        assert isinstance(candles, Candles)
+        candles = candles[-10_000:]
+    assert set(candles.extras) == (CROWD if venue == "bybit" else set())
+    values = feature_matrix(candles)
+    known = dict(zip([each.label for each in FEATURES], np.isfinite(values[RUN_IN_BARS:]).mean(axis=0), strict=True))
+    crowd = [known.pop(each.label) for each in FEATURES if CROWD & set(column(each.name).inputs)]
+    assert {label: share for label, share in known.items() if share < 0.999} == {}
+    assert min(crowd) > 0.95 if venue == "bybit" else max(crowd) == 0.0
+    for bars in (2, 900, 5_000, len(candles)):
+        assert np.array_equal(newest_features(candles[:bars]), values[bars - 1], equal_nan=True)
