@@ -160,12 +160,24 @@ def test_a_hole_in_what_is_joined_is_missing_as_long_as_a_window_sees_it_and_nev
         assert np.array_equal(np.flatnonzero(missing) + 480, np.arange(first, last + reach - 1)), label
 
 
-def test_open_interest_of_nothing_is_not_a_number(market: Candles) -> None:
+def test_open_interest_of_nothing_is_not_known_and_forgotten_with_its_window(market: Candles) -> None:
     interest = market.extras["open_interest"].copy()
     interest[700] = 0.0
     values = feature_matrix(replace(market, extras=market.extras | {"open_interest": interest}))
-    assert not np.isinf(values).any()
-    assert np.isnan(values[700, LABELS.index("open_interest_zscore_168")])
+    reads = ["open_interest" in column(each.name).inputs for each in FEATURES]
+    changed = [label for label in np.array(LABELS)[reads] if not label.startswith("open_interest_change")]
+    for label in changed:
+        missing = np.flatnonzero(np.isnan(values[480:, LABELS.index(label)])) + 480
+        assert 700 in missing and missing.max() <= 700 + 168, label
+    assert len(changed) == 5 and np.isfinite(values[900:, reads]).all()
+
+
+def test_what_would_be_infinite_is_missing(market: Candles) -> None:
+    register(name="endless", inputs=("close",), scale=Scale.UNIT, about="test", origin="__main__")(lambda c: c + np.inf)
+    try:
+        assert np.isnan(feature_matrix(market, [Feature(name="endless")])).all()
+    finally:
+        registry._REGISTERED.pop("endless")
 
 
 @pytest.mark.parametrize(
