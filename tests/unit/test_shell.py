@@ -122,7 +122,7 @@ def builder(tmp_path: Path) -> Builder:
         shutil.copy(ROOT / name, tmp_path / "house" / name)
     path, home = tmp_path / "bin", tmp_path / "home"
     path.mkdir()
-    for tool in ("bash", "dirname", "env", "grep", "head", "ls", "rm", "sh", "tail"):
+    for tool in ("bash", "cat", "dirname", "env", "grep", "head", "ls", "mktemp", "rm", "sh", "tail"):
         (path / tool).symlink_to(str(shutil.which(tool)))
 
     def program(file: Path, text: str = "") -> None:
@@ -152,6 +152,8 @@ def test_everything_is_tested_on_the_oldest_python_and_the_parts_that_differ_on_
         f"Python 3.11: everything ({oldest})",
         "Python 3.12: found, not run",
         f"Python 3.13: dashboard, unit and parity ({newest})",
+        f"make PYTHON={oldest} .venv/.ready",
+        f"make PYTHON={newest} VENV=.venv-newest .venv-newest/.ready",
         f"make PYTHON={oldest} check",
         f"make PYTHON={newest} VENV=.venv-newest {PARTS}",
         f"make PYTHON={oldest} test",
@@ -164,13 +166,14 @@ def test_where_only_one_python_exists_it_says_so(builder: Builder, tmp_path: Pat
         "Python 3.11: not found",
         f"Python 3.12: everything ({only})",
         "Python 3.13: not found",
+        f"make PYTHON={only} .venv/.ready",
         f"make PYTHON={only} check",
         f"make PYTHON={only} test",
     ]
 
 
-@pytest.mark.parametrize("fails", ["check", "newest", "3.11*\\ test"])
+@pytest.mark.parametrize("fails", ["check", "newest", "3.11*\\ test", "ready"])
 def test_a_part_that_fails_fails_the_whole_and_keeps_none_from_running(builder: Builder, fails: str) -> None:
     done = builder("bin/python3.11", "bin/python3.13", fails=fails)
     assert done.returncode == 1
-    assert done.stdout.count("make ") == 3
+    assert done.stdout.count("make ") == 5  # two environments, three parts

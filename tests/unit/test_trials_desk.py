@@ -279,9 +279,8 @@ def test_a_process_that_is_killed_loses_its_last_moment_only(desk: Path) -> None
 
 
 def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> None:
-    with opened(
-        desk
-    ) as store:  # the only one: where another is open too, SQLite leaves the newest rows in a file beside this one
+    with opened(desk) as store:
+        # the only one: with another open, SQLite leaves the newest rows in a file beside this one, which stays behind
         file = Path(str(store.url.database))
         ledger = TrialLedger(store)
         study_and_trial = counted_parts()
