@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -54,11 +55,22 @@ def load(floor: str) -> None:
         importlib.import_module(module.name)
 
 
+def keep_kernels_apart(path: Path) -> None:
+    "Have numba keep what this page compiles for this page as it stands: by itself it looks at a kernel's own lines, and not at what it calls."
+    import IPython.paths
+
+    from autotrader.engine import cache_home, source_hash
+
+    digest = hashlib.sha256(source_hash().encode() + path.read_bytes()).hexdigest()[:16]
+    IPython.paths.get_ipython_cache_dir = lambda: str(cache_home() / "pages" / digest)  # type: ignore[assignment]
+
+
 def play(path: Path) -> int:
     "A notebook as `nbdev_test` plays it."
     from nbdev.config import get_config
     from nbdev.test import test_nb
 
+    keep_kernels_apart(path)
     holds, _ = test_nb(path, skip_flags=get_config(path=ROOT).tst_flags.split(), basepath=ROOT)
     return 0 if holds else 1
 

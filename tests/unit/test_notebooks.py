@@ -18,9 +18,27 @@ def test_the_lessons_hold(notebook: Path) -> None:
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
+def written(file: Path, *sources: str) -> Path:
+    cell = {"cell_type": "code", "metadata": {}, "outputs": []}
+    cells = [{**cell, "source": source, "id": str(at)} for at, source in enumerate(sources)]
+    file.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return file
+
+
 def test_a_lesson_that_does_not_hold_is_noticed(tmp_path: Path) -> None:
-    cell = {"cell_type": "code", "source": "assert 1 + 1 == 3", "metadata": {}, "outputs": [], "id": "0"}
-    wrong = tmp_path / "wrong.ipynb"
-    wrong.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    done = forked.notebook(wrong)
+    done = forked.notebook(written(tmp_path / "wrong.ipynb", "assert 1 + 1 == 3"))
     assert done.returncode == 1 and "AssertionError" in done.stdout + done.stderr
+
+
+def test_a_kernel_of_a_page_is_compiled_again_when_something_it_calls_was_changed(tmp_path: Path) -> None:
+    kernel = "@kernel(numba.int64(numba.int64))\ndef made(x):\n    return called(x)"
+    for added in (1, 2):
+        page = written(
+            tmp_path / "page.ipynb",
+            "import numba\nfrom autotrader.engine import inner, kernel",
+            f"@inner\ndef called(x):\n    return x + {added}",
+            kernel,
+            f"assert made(10) == {10 + added}",
+        )
+        done = forked.notebook(page)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
