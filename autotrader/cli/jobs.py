@@ -6,6 +6,7 @@
 __all__ = ['job', 'IdArgument', 'DetachOption', 'run', 'rerun', 'list_jobs', 'show', 'stop']
 
 # %% ../../nbs/99_cli/70_jobs.ipynb #57fb413e
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,16 +73,22 @@ def _tell(found: "Job") -> None:
     typer.echo(f"{found.progress:4.0%}  {found.doing or found.state}", err=True)
 
 
+_WRONG = re.compile(
+    r"^cell \d+ of \d+: (ConfigError|DataError|GapError|StaleDataError|UnknownRules): "
+)  # what it was told, not what it did
+
+
 def _ended(found: "Job", *, as_json: bool) -> None:
-    "Answer with a job that has begun or ended; raises `JobError` when it did not end well."
-    from autotrader.core.errors import JobError
+    "Answer with a job that has begun or ended; raises `JobError` when it did not end well, `DataError` when that was for what it was told."
+    from autotrader.core.errors import DataError, JobError
     from autotrader.jobs.launch import NOTEBOOK, REPORT
 
     where = f"{found.folder}/{REPORT if found.state == 'done' else NOTEBOOK}"
     if found.state in ("failed", "stopped"):
         if as_json:
             answer(_row(found), "", as_json=True)
-        raise JobError(f"job {found.id} ({found.name}) {found.state}: {found.error}; {where}")
+        kind = DataError if found.state == "failed" and _WRONG.search(found.error or "") else JobError
+        raise kind(f"job {found.id} ({found.name}) {found.state}: {found.error}; {where}")
     begun = f"job {found.id} ({found.name}) runs; `autotrader job show {found.id}` tells how it stands"
     answer(_row(found), begun if found.is_active else f"job {found.id} ({found.name}) done: {where}", as_json=as_json)
 

@@ -19,6 +19,7 @@ from .dashboard import dashboard
 from .data import data
 from .explain import explain
 from .jobs import job
+from .model import model
 from .options import ConfigOption, JsonOption, answer, desk, spoken
 from .quickstart import quickstart
 from .rules import rules
@@ -102,6 +103,7 @@ app.add_typer(db, name="db")
 data.command("rules")(rules)
 app.add_typer(data, name="data")
 app.add_typer(job, name="job")
+app.add_typer(model, name="model")
 app.add_typer(strategy, name="strategy")
 
 

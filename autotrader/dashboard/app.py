@@ -30,6 +30,7 @@ from ..config.settings import Settings
 from ..core.clock import Clock
 from ..core.errors import ConfigError
 from .api import add_api
+from .api_ml import add_ml
 from .auth import AccessGuard, Login, own_names
 from .shell import visit
 from .view import DeskView
@@ -136,6 +137,7 @@ def create_app(
     view = DeskView(settings, store, clock, Tally(store))
     app = FastAPI(title="autotrader", version=autotrader.__version__, docs_url=None, redoc_url=None)
     add_api(app, view, desk=desk)
+    add_ml(app)
     _add_pages(app, view)
     return AccessGuard(
         app, login=login, allowed_ips=settings.dashboard.allowed_ips, clock=clock, names=own_names(settings)

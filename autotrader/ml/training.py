@@ -9,6 +9,7 @@ __all__ = ['TOLD_ROUNDS', 'OnProgress', 'time_splits', 'audited', 'TrainingProgr
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ..features.feature_set import FEATURES, Feature
 from .artefact import Model, under
 from .dataset import Dataset, dataset
 from .drift import reference_of
-from .importance import Importances, importances
+from .importance import Importances, importances, ranked
 from .scores import Judged, as_json, class_shares, judge
 from autotrader.ml.stages import (
     Heard,
@@ -214,13 +215,18 @@ def _final(data: Dataset, said: _OutOfFold, settings: Ml, on_progress: OnProgres
 
 
 def _model(
-    data: Dataset, stages: Sequence[Stage], rows: Sequence[Ints], settings: Ml, judged: Judged, revision: str | None
+    data: Dataset,
+    stages: Sequence[Stage],
+    rows: Sequence[Ints],
+    settings: Ml,
+    scores: Mapping[str, Any],
+    revision: str | None,
 ) -> Model:
     return Model(
         features=tuple(each.label for each in data.features), markets=data.markets, timeframe=data.timeframe, stages=tuple(stages),
         references=tuple(reference_of(data.x[each]) for each in rows), parameters=settings.model_dump(mode="json"),
         fingerprints=data.fingerprints, rows=len(data), learned_until_ms=data.end_ms, good_until_ms=stages[-1].until_ms,
-        revision=revision, scores=as_json(judged),
+        revision=revision, scores=scores,
     )  # fmt: skip
 
 # %% ../../nbs/50_ml/30_training.ipynb #074d7f55
@@ -251,7 +257,8 @@ def train_on(
         heard=lambda _: on_progress(TrainingProgress(what="importances", stages=total)),
     )  # fmt: skip
     rows = [*(split.train for split in splits), np.arange(len(data))]
-    model = _model(data, stages, rows, settings, judged, revision)
+    scores = {**as_json(judged), "importance": ranked(leans, [each.label for each in data.features])}
+    model = _model(data, stages, rows, settings, scores, revision)
     return Trained(
         model=model, data=data, fold=said.fold, proba=said.proba, priors=priors, judged=judged, importances=leans
     )

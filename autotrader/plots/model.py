@@ -26,6 +26,7 @@ from autotrader.plots.canvas import (
     framed_svg,
     money_ticks,
     path,
+    roomy,
     row,
     share,
     stretched,
@@ -75,7 +76,7 @@ def edge_svg(
         )
     _finite("an edge over time", gain)
     note = f"log-loss of the prior less the model's, nats per bar, dates UTC; better in {int((gain > 0).sum())} of {len(gain)} stretches"
-    note += ", dashed: another stage takes over" if len(borders_ms) else ""
+    note += ", dashed where another stage takes over" if len(borders_ms) else ""
     top, floor, first, last = top_of(title, note), height - 26.0, int(begin[0]), int(end[-1])
     low, high = min(float(gain.min()), 0.0) * 1.08, max(float(gain.max()), 0.0) * 1.08
     up = Up(low=low, high=high if high > low else low + 1e-3, top=top, floor=floor)
@@ -100,16 +101,37 @@ def edge_svg(
     return framed_svg(body, title=title, note=note, width=width, height=height, says=says)
 
 # %% ../../nbs/62_plots/60_model.ipynb #95d0fcfa
-_INK = {"down": ("at-fall", "red"), "range": ("at-thin", "grey"), "up": ("at-line", "blue")}
-_OTHERS = (("at-edge", "black"), ("at-start", "dashed"))
+_INK = {"down": "at-fall", "range": "at-thin", "up": "at-line"}  # other classes: as strong as letters
+_AIR = 0.05  # of the width, between two panels
 
 
-def _inks(classes: Sequence[str]) -> list[tuple[str, str]]:
-    "Style and colour of each class."
-    others = iter(_OTHERS * len(classes))
-    return [_INK.get(name) or next(others) for name in classes]
+def _panel(
+    said: Floats, seen: Floats, *, css: str, field: tuple[float, float], top: float, floor: float
+) -> tuple[list[str], list[str]]:
+    "One class on a scale of its own, the same across and upwards: paths of a stretched box, and its labels."
+    low, high = roomy(float(min(said.min(), seen.min())), float(max(said.max(), seen.max())), 0.06)
+    low, high = max(low, 0.0), min(high, 1.0)
+    up = Up(low=100 * low, high=100 * high, top=top, floor=floor)
+    left, wide = SCALE * field[0], SCALE * (field[1] - field[0])
+    x, y = left + wide * (said - low) / (high - low), up(100 * seen)
+    dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
+    ticks, places = money_ticks(100 * low, 100 * high, 3)
+    level = "".join(f"M{left:.1f} {b:.1f}h{wide:.1f}" for b in up(ticks))
+    paths = [
+        f'<path class="at-grid" d="{level}M{left:.1f} {floor:.1f}h{wide:.1f}"/>',
+        f'<path class="at-start" d="M{left:.1f} {floor:.1f}L{left + wide:.1f} {top:.1f}"/>',
+        f'<path class="{css}" style="stroke-width:1.5" d="{path(x, y)}"/>',
+        f'<path class="{css} at-dot" style="stroke-width:7" d="{dots}"/>',
+    ]
+    labels = []
+    for tick, b in zip(ticks, up(ticks), strict=True):
+        across_at = field[0] + (field[1] - field[0]) * (tick / 100 - low) / (high - low)
+        name = written(tick, places)
+        labels.append(f'<text x="{field[0]:.2%}" dx="-5" y="{b + 4:.1f}" text-anchor="end">{name}</text>')
+        labels.append(f'<text x="{across_at:.2%}" y="{floor + 17:.1f}" text-anchor="middle">{name}</text>')
+    return paths, labels
 
-
+# %% ../../nbs/62_plots/60_model.ipynb #c952f74f
 def reliability_svg(
     predicted: Floats,  # (c, b) mean probability of each class in each bin, NaN in an empty one
     observed: Floats,  # (c, b) how often the class came, likewise
@@ -118,44 +140,32 @@ def reliability_svg(
     classes: Sequence[str],
     title: str,
     width: int = WIDTH,
-    height: int = 400,
 ) -> str:
-    "Self-contained SVG of said against seen, a line for each class; raises `DataError` unless shapes agree and something was said."
+    "Self-contained SVG of said against seen, a panel for each class; raises `DataError` unless shapes agree and each class was said of something."
     said, seen, many = np.asarray(predicted, np.float64), np.asarray(observed, np.float64), np.asarray(counts, np.int64)
-    if (
-        said.shape != seen.shape
-        or said.shape != many.shape
-        or said.ndim != 2
-        or len(said) != len(classes)
-        or not many.sum()
-    ):
+    if said.shape != seen.shape or said.shape != many.shape or said.ndim != 2 or len(said) != len(classes):
         raise DataError(
             f"a reliability curve needs a row of bins for each of {len(classes)} classes, was {said.shape}, {seen.shape} and {many.shape}"
         )
     known = (many > 0) & np.isfinite(said) & np.isfinite(seen)
-    most = min(float(np.ceil(20 * max(said[known].max(), seen[known].max())) / 20), 1.0)
-    colours = ", ".join(f"{colour} {name}" for name, (_, colour) in zip(classes, _inks(classes), strict=True))
-    note = f"probability said across, share that came upwards, %: {colours}\na dot is a tenth of the bars, by what was said; on the dashed line numbers mean what they say"
-    top, floor = top_of(title, note), height - 26.0
-    up = Up(low=0.0, high=100 * most, top=top, floor=floor)
-    ticks, places = money_ticks(0.0, 100 * most, 6)
-    below = [
-        f'<text x="{tick / (100 * most):.2%}" y="{height - 6:g}" text-anchor="middle">{written(tick, places)}</text>'
-        for tick in ticks
-        if tick
-    ]
-    paths = [f'<path class="at-start" d="M0 {floor:.1f}L{SCALE} {top:.1f}"/>']
-    for i, (css, _) in enumerate(_inks(classes)):
-        x, y = SCALE * said[i, known[i]] / most, up(100 * seen[i, known[i]])
-        if len(x):
-            dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
-            paths += [
-                f'<path class="{css}" style="stroke-width:1.5" d="{path(x, y)}"/>',
-                f'<path class="{css} at-dot" style="stroke-width:7" d="{dots}"/>',
-            ]
-    return framed_svg(
-        [*value_rows(up), *below, stretched(paths, height)], title=title, note=note, width=width, height=height
-    )
+    if not len(classes) or not known.any(axis=1).all():
+        raise DataError("a reliability curve needs at least one bar of which each class was said")
+    note = "probability said across, share that came upwards, %, each class on a scale of its own\na dot is a tenth of the bars, by what was said; on the dashed line numbers mean what they say"
+    top, wide = top_of(title, note) + 18, (1 + _AIR) / len(classes)
+    floor, body, paths = top + 170, [], []
+    for i, name in enumerate(classes):
+        field = (i * wide, i * wide + wide - _AIR)
+        drawn, labels = _panel(
+            said[i, known[i]],
+            seen[i, known[i]],
+            css=_INK.get(name, "at-edge"),
+            field=field,
+            top=top,
+            floor=floor,
+        )
+        paths += drawn
+        body += [f'<text class="at-bold" x="{field[0]:.2%}" y="{top - 8:.1f}">{escape(name)}</text>', *labels]
+    return framed_svg([stretched(paths, floor + 4), *body], title=title, note=note, width=width, height=floor + 26)
 
 # %% ../../nbs/62_plots/60_model.ipynb #db3f5e8f
 _STRONGEST = 0.55  # opacity
