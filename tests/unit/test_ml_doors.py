@@ -113,7 +113,7 @@ def test_nothing_is_kept_without_a_desk_or_a_reason(
     trained: at.Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="config.toml"):
+    with pytest.raises(ConfigError, match=r"config\.toml"):
         trained.save()
     write_template(tmp_path, kind="sample")
     with pytest.raises(ConfigError, match="wants a reason"):
@@ -145,7 +145,7 @@ def test_texts_of_a_job_become_what_a_key_wants() -> None:
     assert keys_of(base, dict.fromkeys(Ml.model_fields, "")) == base
     texts = {name: str(value) for name, value in base.model_dump().items()}
     assert keys_of(Ml(folds=9, label="triple_barrier"), texts) == base
-    with pytest.raises(ConfigError, match="ml.folds must be a whole number, was 'three'"):
+    with pytest.raises(ConfigError, match=r"ml\.folds must be a whole number, was 'three'"):
         keys_of(base, {"folds": "three"})
 
 
