@@ -75,7 +75,7 @@ def _tiles(trained: Trained, worth: Sequence[Worth]) -> Markup:
             ("Log-loss, nats", toned(losses[0], sure), f"prior {losses[1]}"),
             ("Skill", toned(number(skill.estimate, "%", 1, signed=True), sure), between),
             ("Brier score", briers[0], f"prior {briers[1]}"),
-            ("Balanced accuracy", number(total.model.balanced_accuracy, "%", 1), f"chance {chance}"),
+            ("Balanced", number(total.model.balanced_accuracy, "%", 1), f"accuracy; chance {chance}"),
             ("Bars judged", f"{total.model.rows:,}", f"in {len(trained.judged.folds)} folds"),
             _worth_tile(worth),
         ]
@@ -171,12 +171,23 @@ def _over_time(trained: Trained) -> Markup:
     return section("Over time", figure(_edge(trained)), table(_FOLD_HEAD, rows, (0, 1, 2), is_wide=True), note(told))
 
 # %% ../../nbs/63_report/60_model.ipynb #e0b6c683
+def _chosen(walk: WalkResult) -> Markup:
+    "Stretch by stretch the threshold that was chosen before it, and what came of it."
+    rows = []
+    for row in walk.table.to_dict("records"):
+        threshold = row["strategy_params.threshold"]
+        dates = (str(row[name])[:10] for name in ("test_from", "test_until"))
+        earned = toned(number(row["out_return"], "%", 2, signed=True), row["out_return"])
+        rows.append([*dates, "–" if threshold != threshold else f"{threshold:g}", f"{row['out_trades']:,}", earned])
+    return table(("traded from", "until", "above", "round trips", "return"), rows, (0, 1))
+
+
 def _worth(worth: Sequence[Worth]) -> Markup:
     blocks: list[Markup] = []
     for each in worth:
         blocks.append(paragraph(each if isinstance(each, str) else " ".join(worth_said(each))))
         if isinstance(each, WalkResult):
-            blocks.append(figure(walk_svg(each)))
+            blocks += [figure(walk_svg(each)), _chosen(each)]
     return section("What it is worth", *blocks) if blocks else Markup("")
 
 # %% ../../nbs/63_report/60_model.ipynb #cd8ff534
