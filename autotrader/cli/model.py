@@ -6,7 +6,6 @@
 __all__ = ['model', 'VersionArgument', 'list_models', 'show', 'activate', 'delete', 'clean']
 
 # %% ../../nbs/99_cli/74_model.ipynb #712124d5
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer

@@ -218,14 +218,14 @@ def _share_cell(x: float, y: float, wide: float, high: float, part: float, count
     )
 
 # %% ../../nbs/62_plots/60_model.ipynb #be1a986d
-_LABELS = 0.24  # of the width, for names
+_SWARM = 0.27  # of the width, left of the dots, for names
 _FIELDS = ((0.25, 0.60), (0.65, 1.0))  # of the width, for bars
 _NAME_CHARS = 17  # that fit on a phone
 
 
 def _name(y: float, label: str) -> str:
-    "A feature's name at the left edge, shortened on a phone."
-    short = label if len(label) <= _NAME_CHARS else f"{label[: _NAME_CHARS - 1]}…"
+    "A feature's name at the left edge; on a phone its middle is left out, because the end tells two of them apart."
+    short = label if len(label) <= _NAME_CHARS else f"{label[:9]}…{label[10 - _NAME_CHARS :]}"
     return f'<text class="at-wide at-ink" x="{EDGE}" y="{y:.1f}">{escape(label)}</text><text class="at-narrow at-ink" x="{EDGE}" y="{y:.1f}">{escape(short)}</text>'
 
 
@@ -333,8 +333,8 @@ def contributions_svg(
     floor = top + high * len(labels)
     low, most = np.quantile(moved, [0.001, 0.999])
     low, most = min(float(low), -1e-3), max(float(most), 1e-3)
-    x = SCALE * (_LABELS + (1 - _LABELS) * (np.clip(moved, low, most) - low) / (most - low))
-    zero = SCALE * (_LABELS + (1 - _LABELS) * (0 - low) / (most - low))
+    x = SCALE * (_SWARM + (1 - _SWARM) * (np.clip(moved, low, most) - low) / (most - low))
+    zero = SCALE * (_SWARM + (1 - _SWARM) * (0 - low) / (most - low))
     paths = [f'<path class="at-start" d="M{zero:.1f} {top:.1f}V{floor:.1f}"/>']
     for j in range(len(labels)):
         paths += _dots(
@@ -345,7 +345,7 @@ def contributions_svg(
     names = [_name(top + high * (j + 0.5) + 4, label) for j, label in enumerate(labels)]
     ticks, places = money_ticks(low, most, 5)
     below = [
-        f'<text x="{_LABELS + (1 - _LABELS) * (tick - low) / (most - low):.2%}" y="{floor + 16:.1f}" text-anchor="middle">{written(tick, places, signed=True)}</text>'
+        f'<text x="{_SWARM + (1 - _SWARM) * (tick - low) / (most - low):.2%}" y="{floor + 16:.1f}" text-anchor="middle">{written(tick, places, signed=True)}</text>'
         for tick in ticks
     ]
     return framed_svg(
