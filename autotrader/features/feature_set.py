@@ -209,7 +209,7 @@ def warmup_bars(feature: Feature) -> int:
 
 
 def check_features(features: Sequence[Feature]) -> list[int]:  # bars before a block that each is computed on
-    "Raise `ConfigError` naming the first that a model must not be shown."
+    "Run-in of each; raises `ConfigError` naming the first that a model must not be shown."
     run_ins = []
     for each in features:
         spec, bars = column(each.name), warmup_bars(each)
