@@ -63,7 +63,7 @@ def unhurried(hurried: None) -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     "Compile the kernels once, before the processes that share the tests would do it all at the same time."
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        from autotrader.engine import excursions, metrics, simulate  # noqa: F401
+        from autotrader.engine import excursions, metrics, portfolio, simulate  # noqa: F401
 
 
 def pytest_collection() -> None:
