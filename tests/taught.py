@@ -14,7 +14,14 @@ from autotrader.ml.drift import reference_of
 from autotrader.ml.stages import fit_stage
 
 SHOWN = tuple(each for each in FEATURES if each.family in ("momentum", "volatility", "funding"))[:8]
-QUICK = Ml(n_estimators=10, min_child_samples=20, num_leaves=7, early_stopping_rounds=10)
+QUICK = Ml(
+    n_estimators=10,
+    learning_rate=0.2,
+    min_child_samples=20,
+    num_leaves=7,
+    early_stopping_rounds=10,
+    class_weight="balanced",
+)
 
 
 def taught(

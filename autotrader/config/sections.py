@@ -573,12 +573,12 @@ class Ml(Section):
     split: Literal["walk_forward", "purged"] = "walk_forward"
     folds: Annotated[int, Field(ge=2, le=50)] = 5
     embargo_bars: Annotated[int, Field(ge=0, le=10**6)] = 24
-    class_weight: Literal["balanced", "none"] = "balanced"
+    class_weight: Literal["balanced", "none"] = "none"
     max_features: Annotated[int, Field(ge=0, le=10**6)] = 0  # 0: all; else so many by gain, chosen inside the fold
-    num_leaves: Annotated[int, Field(ge=2, le=4096)] = 31
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    num_leaves: Annotated[int, Field(ge=2, le=4096)] = 15
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
     n_estimators: Annotated[int, Field(ge=1, le=100_000)] = 500
-    min_child_samples: Count = 50
+    min_child_samples: Count = 100
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     early_stopping_rounds: Count = 50

@@ -178,7 +178,14 @@ def _chosen(walk: WalkResult) -> Markup:
         threshold = row["strategy_params.threshold"]
         dates = (str(row[name])[:10] for name in ("test_from", "test_until"))
         earned = toned(number(row["out_return"], "%", 2, signed=True), row["out_return"])
-        rows.append([*dates, "–" if threshold != threshold else f"{threshold:g}", f"{row['out_trades']:,}", earned])
+        rows.append(
+            [
+                *dates,
+                "–" if threshold is None or threshold != threshold else f"{threshold:g}",
+                f"{row['out_trades'] or 0:,}",
+                earned,
+            ]
+        )
     return table(("traded from", "until", "above", "round trips", "return"), rows, (0, 1))
 
 

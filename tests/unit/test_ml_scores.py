@@ -15,7 +15,6 @@ from autotrader.ml.importance import EXPLAINED_ROWS, direction, evenly
 from autotrader.ml.scores import (
     Scores,
     as_json,
-    class_shares,
     compared,
     judge,
     reliability,
@@ -23,6 +22,7 @@ from autotrader.ml.scores import (
     scores_of,
     skill_interval,
 )
+from autotrader.ml.stages import class_shares
 from autotrader.validation.bootstrap import bootstrap_interval
 
 HOUR_MS = 3_600_000

@@ -134,25 +134,29 @@ def test_calibration_is_the_minimum_that_scipy_finds_and_without_a_ridge_sklearn
     rng = np.random.default_rng(5)
     log_proba = log_softmax(rng.normal(size=(800, 3)))
     y = np.array([rng.choice(3, p=np.exp(row)) for row in log_softmax(0.4 * log_proba)], dtype=np.int8)
-    weights = np.array([0.8, 1.5, 1.0])
-    start = np.column_stack([np.eye(3), -np.log(weights)])
-    found = fit_calibration(log_proba, y, weights, evidence=0.5)
+    prior, center = np.array([0.2, 0.5, 0.3]), log_proba.mean(axis=0)
+    start = np.column_stack([np.zeros((3, 3)), np.log(prior)])
+    found = fit_calibration(log_proba, y, prior, evidence=0.5)
     best = minimize(
-        lambda at: stages._loss(log_proba, y, at.reshape(3, 4), start, 0.5),
+        lambda at: stages._loss(log_proba - center, y, at.reshape(3, 4), start, 0.5),
         start.ravel(),
         method="BFGS",
         options={"gtol": 1e-7},
     )
-    np.testing.assert_allclose(calibrated(log_proba, found), calibrated(log_proba, best.x.reshape(3, 4)), atol=1e-5)
+    np.testing.assert_allclose(
+        calibrated(log_proba, found), calibrated(log_proba - center, best.x.reshape(3, 4)), atol=1e-5
+    )
+    nothing = np.exp(calibrated(log_proba, fit_calibration(log_proba, y, prior, evidence=1e-9)))
+    np.testing.assert_allclose(nothing, np.tile(prior, (800, 1)), atol=1e-6)
     monkeypatch.setattr(stages, "RIDGE", 1e-7)
-    loose = np.exp(calibrated(log_proba, fit_calibration(log_proba, y, weights)))
+    loose = np.exp(calibrated(log_proba, fit_calibration(log_proba, y, prior)))
     theirs = LogisticRegression(C=1e7, tol=1e-10, max_iter=5_000).fit(log_proba, y).predict_proba(log_proba)
     np.testing.assert_allclose(loose, theirs, atol=1e-4)
 
 
 def test_a_class_nobody_saw_on_the_rows_set_aside_keeps_a_probability() -> None:
     log_proba = log_softmax(np.random.default_rng(6).normal(size=(300, 3)))
-    found = np.exp(calibrated(log_proba, fit_calibration(log_proba, np.full(300, 1, np.int8), np.ones(3))))
+    found = np.exp(calibrated(log_proba, fit_calibration(log_proba, np.full(300, 1, np.int8), np.ones(3) / 3)))
     assert np.isfinite(found).all() and (found > 0).all() and found[:, 1].mean() > 0.9
 
 
@@ -165,7 +169,7 @@ def test_balanced_weights_do_not_move_what_the_probabilities_mean() -> None:
         stage = fitted(x, y, class_weight=weight)
         as_grown = np.exp(log_softmax(stages.margins(stage, x[800:]))).mean(axis=0)
         assert np.abs(as_grown - came).max() > off
-        np.testing.assert_allclose(probabilities(stage, x[800:]).mean(axis=0), came, atol=0.01)
+        np.testing.assert_allclose(probabilities(stage, x[800:]).mean(axis=0), came, atol=0.02)
 
 
 def test_so_many_features_are_chosen_inside_the_fold_and_the_one_that_tells_is_among_them() -> None:
@@ -287,7 +291,7 @@ CHANGED: dict[str, Any] = {
     "split": "purged",
     "folds": 3,
     "embargo_bars": 40,
-    "class_weight": "none",
+    "class_weight": "balanced",
     "max_features": 2,
     "num_leaves": 3,
     "learning_rate": 0.1,
@@ -310,6 +314,7 @@ def grown(**keys: Any) -> list[list[object]]:
 def test_every_key_that_shapes_a_model_shapes_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     "Prior art, 2B 6: the training API dropped the learning rate, the folds, early stopping and more."
     monkeypatch.setattr(training, "importances", lambda *_, **__: None)  # they cost as much again
+    monkeypatch.setattr(training, "ranked", lambda *_: None)
     assert grown(**{key: CHANGED[key]}) != grown()
 
 
