@@ -13,6 +13,7 @@ import pytest
 
 ROWS, COLUMNS, FOLDS, ROUNDS, THREADS = 70_000, 70, 5, 60, 2
 HOUR_MS, HORIZON = 3_600_000, 24
+GROWTH: dict[str, Any] = {"num_leaves": 31, "learning_rate": 0.05}
 MOST = 4.0  # times scikit-learn's pipeline, with a final stage, early stopping, calibration, baselines and importances
 
 
@@ -39,7 +40,7 @@ def ours(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         end_ms=int(open_ms[-1]) + (HORIZON + 1) * HOUR_MS, fingerprints=("f",),
     )  # fmt: skip
     at, cpu, told = time.perf_counter(), time.process_time(), []
-    keys = Ml(folds=FOLDS, n_estimators=ROUNDS, threads=THREADS, class_weight="none")
+    keys = Ml(folds=FOLDS, n_estimators=ROUNDS, threads=THREADS, class_weight="none", min_child_samples=50, **GROWTH)
     found = train_on(data, keys, on_progress=lambda each: told.append((each.what, time.perf_counter())))
     ends = {what: when for what, when in told}
     total = found.judged.total
@@ -63,7 +64,7 @@ def scikit(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     at, cpu, losses = time.perf_counter(), time.process_time(), []
     for train, test in TimeSeriesSplit(n_splits=FOLDS, gap=HORIZON).split(x):
         trees = LGBMClassifier(
-            n_estimators=ROUNDS, learning_rate=0.05, min_child_samples=50, colsample_bytree=0.8, subsample=0.8,
+            n_estimators=ROUNDS, **GROWTH, min_child_samples=50, colsample_bytree=0.8, subsample=0.8,
             subsample_freq=1, random_state=7, n_jobs=THREADS, verbosity=-1,
         )  # fmt: skip
         fitted = make_pipeline(StandardScaler(), trees).fit(x[train], y[train])
