@@ -104,22 +104,25 @@ def novelty(
 
 # %% ../../nbs/50_ml/22_drift.ipynb #295b19e0
 FLOOR = 1e-4  # share of an empty bin, which has no logarithm
+_CHUNK = 16_384  # rows at a time
 
 
 def psi(
-    reference: Reference,
+    parts: Floats,  # [columns, 11] of a reference
     bins: NDArray[np.uint8],  # [rows, columns] by its edges
-    column: int,
     *,
     window: int,  # rows
-) -> Floats:  # [rows - window + 1] of the rows up to each, from the first on that has so many
-    """Population stability index of a column's newest rows against those that were learned from.
+) -> Floats:  # [rows - window + 1, columns] of the rows up to each, from the first on that has so many
+    """Population stability index of the newest rows against those that were learned from.
 
     Source: Yurdakul 2018, "Statistical properties of population stability index".
     """
-    total = np.zeros(max(0, len(bins) - window + 1))
-    for part, share in enumerate(np.maximum(reference.parts[column], FLOOR)):
-        counts = np.concatenate([[0], np.cumsum(bins[:, column] == part)])
-        now = np.maximum((counts[window:] - counts[:-window]) / window, FLOOR)
-        total += (now - share) * np.log(now / share)
+    total = np.zeros((max(0, len(bins) - window + 1), bins.shape[1]))
+    for first in range(0, len(total), _CHUNK):
+        rows = bins[first : first + _CHUNK + window - 1]
+        for part, share in enumerate(np.maximum(parts.T, FLOOR)):
+            counts = np.zeros((len(rows) + 1, rows.shape[1]), np.int64)
+            np.cumsum(rows == part, axis=0, out=counts[1:])
+            now = np.maximum((counts[window:] - counts[:-window]) / window, FLOOR)
+            total[first : first + _CHUNK] += (now - share) * np.log(now / share)
     return total

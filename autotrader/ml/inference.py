@@ -206,6 +206,7 @@ def ages_days(asked: Predictor, candles: Candles) -> Floats:  # [n]
 # %% ../../nbs/50_ml/60_inference.ipynb #f390a19c
 def _drifted(column: int | None, window: int) -> Answer:
     "PSI of one feature, or the largest of all."
+    columns = slice(None) if column is None else slice(column, column + 1)
 
     def answer(asked: Predictor, memory: _Memory, candles: Candles, first: int) -> Floats:
         out, ready = np.full(len(candles) - first, np.nan), RUN_IN_BARS + window - 1
@@ -215,11 +216,9 @@ def _drifted(column: int | None, window: int) -> Answer:
         x = _features(asked, memory, candles, begin)
         for number, rows in _by_stage(asked.model, candles.open_ms, max(first, ready)):
             reference, low = asked.model.references[number], int(rows[0]) - window + 1
-            bins = bins_of(reference.edges, x[low - begin : int(rows[-1]) + 1 - begin])
-            columns = range(bins.shape[1]) if column is None else (column,)
-            for each in columns:
-                values = psi(reference, bins, each, window=window)[rows - rows[0]]
-                out[rows - first] = np.fmax(out[rows - first], values)
+            stretch = x[low - begin : int(rows[-1]) + 1 - begin, columns]
+            found = psi(reference.parts[columns], bins_of(reference.edges[columns], stretch), window=window)
+            out[rows - first] = found[rows - rows[0]].max(axis=1)
         return out
 
     return answer
