@@ -100,8 +100,25 @@ def _why(told: Mapping[str, Any]) -> list[str]:
     side = {1: "long", -1: "short", 0: "leave"}[decision["direction"]]
     bar, known = (short(iso(decision[name])) for name in ("bar_ms", "known_ms"))
     said = f"  {decision['strategy']} said {side}, confidence {decision['confidence']:.2f}, on the bar of {bar}, known at {known}"
-    seen = ", ".join(f"{name} {value:.6g}" for name, value in decision["indicators"].items() if value is not None)
-    return [*lines, wrapped(said, "  "), *([wrapped(f"  it saw {seen}", "  ")] if seen else [])]
+    known_of = {name: value for name, value in decision["indicators"].items() if value is not None}
+    plain = [f"{name} {value:.6g}" for name, value in known_of.items() if ": " not in name and name != "ML_MODEL"]
+    seen = [wrapped(f"  it saw {', '.join(plain)}", "  ")] if plain else []
+    return [*lines, wrapped(said, "  "), *seen, *_reasons(known_of)]
+
+
+def _reasons(seen: Mapping[str, float]) -> list[str]:
+    "What moved the probabilities of a model most, a line per probability."
+    version = int(seen.get("ML_MODEL", 0))
+    model = f"model {version}" if version else "a model that is not registered"
+    by_column: dict[str, list[str]] = {}
+    for name, value in seen.items():
+        column, colon, feature = name.partition(": ")
+        if colon:
+            by_column.setdefault(column, []).append(f"{feature} {value:+.3f}")
+    return [
+        wrapped(f"  {model} gave {column} for {', '.join(moved)} (log-odds)", "  ")
+        for column, moved in by_column.items()
+    ]
 
 
 def _size(told: Mapping[str, Any]) -> list[str]:

@@ -118,6 +118,13 @@ def psi(
     Source: Yurdakul 2018, "Statistical properties of population stability index".
     """
     total = np.zeros((max(0, len(bins) - window + 1), bins.shape[1]))
+    if len(total) == 1:  # a new bar
+        places = bins + np.int64(BINS + 1) * np.arange(bins.shape[1])
+        counts = np.bincount(places.ravel(), minlength=(BINS + 1) * bins.shape[1]).reshape(-1, BINS + 1)
+        for part, share in enumerate(np.maximum(parts.T, FLOOR)):
+            now = np.maximum(counts[:, part] / window, FLOOR)
+            total[0] += (now - share) * np.log(now / share)
+        return total
     for first in range(0, len(total), _CHUNK):
         rows = bins[first : first + _CHUNK + window - 1]
         for part, share in enumerate(np.maximum(parts.T, FLOOR)):

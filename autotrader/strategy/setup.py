@@ -28,7 +28,7 @@ from ..engine.fills import new_costs
 from ..engine.portfolio import Leg, run_portfolio
 from ..engine.signals import Signals
 from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
-from ..features.columns import Reading, compute, watched
+from ..features.columns import Reading, column, compute, watched
 from ..features.history import anchor_ms, anchored, over_history
 from ..store.layouts import plainest
 from .source import strategy_from
@@ -237,6 +237,13 @@ def _told_stress(backtest: Backtest) -> tuple[str, ...]:
     )
 
 
+def _told_model(history: Candles, reads: Mapping[str, Reading]) -> tuple[str, ...]:
+    "Which model spoke, where one was read."
+    if history.model is None or not any(column(name).needs_model for name, _ in reads.values()):
+        return ()
+    return (f"its strategy reads {history.model}, SHA-256 {history.model.sha256[:16]}…",)
+
+
 def _off_tick(played: Candles, instrument: Instrument) -> tuple[str, ...]:
     "Whether the bars contradict the tick they are played on."
     ticks = played.close / float(instrument.rules.tick_size)
@@ -340,6 +347,7 @@ def part_for(
             *_off_tick(played, market.instrument),
             *_merged(bot, played, market.fine),
             *_told_stress(backtest),
+            *_told_model(history, reads),
         ),
         settings=bot,
         assumed=backtest,
