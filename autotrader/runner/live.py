@@ -165,9 +165,9 @@ def hear_model(supervisor: Supervisor, bot: LiveBot, *, is_new: bool = False) ->
     if not needs_model(bot.strategy):
         return
     now = active_model(supervisor.store, *history.series)
-    if now == bot.refused or (now == history.candles.model and not is_new):
+    if now == history.candles.model and not is_new:
         return
-    candles, bot.refused = replace(history.candles, model=now), None
+    candles = replace(history.candles, model=now)
     try:
         if now is not None:
             newest_signal(
@@ -176,11 +176,12 @@ def hear_model(supervisor: Supervisor, bot: LiveBot, *, is_new: bool = False) ->
     except StoreError:
         raise
     except AutotraderError as error:
+        if now != bot.refused:
+            supervisor.tell("ERROR", "MODEL_REFUSED", f"{bot.settings.id} does not hear {now}: {error}")
         bot.refused = now
-        supervisor.tell("ERROR", "MODEL_REFUSED", f"{bot.settings.id} does not hear {now}: {error}")
         return
-    history.candles = candles
-    speaks = "no model speaks: it does not enter" if now is None else f"it decides by {now} from now on"
+    history.candles, bot.refused = candles, None
+    speaks = "no model speaks: its next decision pauses it" if now is None else f"it decides by {now} from now on"
     supervisor.tell("WARNING" if now is None else "INFO", "MODEL", f"{bot.settings.id}: {speaks}")
 
 # %% ../../nbs/90_runner/50_live.ipynb #a26ff062
