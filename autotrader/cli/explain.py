@@ -105,7 +105,7 @@ def _why(told: Mapping[str, Any]) -> list[str]:
     seen = [wrapped(f"  it saw {', '.join(plain)}", "  ")] if plain else []
     return [*lines, wrapped(said, "  "), *seen, *_reasons(known_of)]
 
-
+# %% ../../nbs/99_cli/60_explain.ipynb #c24de8a9
 def _reasons(seen: Mapping[str, float]) -> list[str]:
     "What moved the probabilities of a model most, a line per probability."
     version = int(seen.get("ML_MODEL", 0))
@@ -116,7 +116,7 @@ def _reasons(seen: Mapping[str, float]) -> list[str]:
         if colon:
             by_column.setdefault(column, []).append(f"{feature} {value:+.3f}")
     return [
-        wrapped(f"  {model} gave {column} for {', '.join(moved)} (log-odds)", "  ")
+        wrapped(f"  {column} of {model} was moved most by {', '.join(moved)} in log-odds", "  ")
         for column, moved in by_column.items()
     ]
 

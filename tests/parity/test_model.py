@@ -203,7 +203,7 @@ def test_a_replay_decides_the_same_and_an_order_of_it_is_explained(desk: Path, p
     said = run(desk, "explain", order, "--replay")
     assert said.code == 0, said.err
     lines = " ".join(said.out.split())
-    assert "it saw ML_UP_PROB 0." in lines and "model 1 gave ML_UP_PROB for " in lines and "(log-odds)" in lines
+    assert "it saw ML_UP_PROB 0." in lines and "ML_UP_PROB of model 1 was moved most by " in lines
     document = run(desk, "explain", order, "--replay", "--json").told
     assert document["decision"]["indicators"]["ML_MODEL"] == 1
 
