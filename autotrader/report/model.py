@@ -258,11 +258,8 @@ def drifts(trained: Trained) -> list[FeatureDrift]:
     "How far each feature moved from what the last judged stage had learned to what it was asked about, the farthest first."
     last = int(trained.fold.max())
     asked, reference = trained.data.x[trained.fold == last], trained.model.references[last]
-    bins = bins_of(reference.edges, asked)
-    found = [
-        FeatureDrift(label, float(psi(reference, bins, k, window=len(asked))[-1]))
-        for k, label in enumerate(trained.model.features)
-    ]
+    moved = psi(reference.parts, bins_of(reference.edges, asked), window=len(asked))[-1]
+    found = [FeatureDrift(label, float(far)) for label, far in zip(trained.model.features, moved, strict=True)]
     return sorted(found, key=lambda each: -each.psi)
 
 
