@@ -364,7 +364,7 @@ def clean(
     with _alone(store) as connection:  # nobody registers meanwhile
         rows = {m.path.name: m.state for m in _models(store, connection)}
         gone = []
-        for path in sorted(models_folder(store).glob("*.joblib*")) + sorted(models_folder(store).glob(".*.joblib.*")):
+        for path in sorted(models_folder(store).glob("*.joblib*")):  # hidden ones too
             is_old = _OURS.fullmatch(path.name) and path.stat().st_mtime * 1000 < before_ms
             if rows.get(path.name) == "deleted" or (path.name not in rows and is_old):
                 path.unlink(missing_ok=True)
