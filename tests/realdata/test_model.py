@@ -29,7 +29,7 @@ from autotrader.store.tables import Decision
 
 pytestmark = pytest.mark.realdata
 
-SMALL = Ml(n_estimators=60, folds=2, learning_rate=0.01, min_child_samples=20, num_leaves=63)
+SMALL = Ml(n_estimators=60, folds=2, learning_rate=0.01, min_child_samples=20, num_leaves=63, class_weight="balanced")
 
 
 class Desk(NamedTuple):
