@@ -88,6 +88,7 @@ def walkforward(
     scheduler: str = "serial",  # "loky": all cores; "tcp://host:port": a Dask cluster
     workers: int = 0,  # of loky; 0: one per core
     progress: bool | None = None,  # None: where somebody watches
+    ledger: TrialLedger | None = None,  # that counts; None: of the desk in this folder
 ) -> WalkForward:
     """Choose a strategy's parameters anew at each border and play what follows; raises `DataError` or `ConfigError` on what cannot be played.
 
@@ -105,7 +106,7 @@ def walkforward(
     with open_executor(scheduler, workers=workers) as executor, bar as tell:
         found = walk(
             task, chosen, train_days=train_days, test_days=test_days, is_anchored=is_anchored,
-            embargo_days=embargo_days, metric=metric, selector=selector, executor=executor, ledger=_ledger(), tell=tell,
+            embargo_days=embargo_days, metric=metric, selector=selector, executor=executor, ledger=ledger or _ledger(), tell=tell,
         )  # fmt: skip
     return as_kind(WalkForward, found)
 

@@ -53,7 +53,13 @@ def test_fills_are_written_over_nothing_but_fills(desk: Path, file: str) -> None
 
 def test_quickstart_makes_an_empty_folder_a_desk_and_trades_the_sample(started: tuple[Path, Any]) -> None:
     folder, told = started
-    assert list(told) == ["data", "backtest", "rehearsal"]
+    assert list(told) == ["data", "training", "backtest", "rehearsal"]
+    (model,) = told["training"]
+    assert model["verdict"][0].startswith("The model is ") and (model["model"], model["title"]) == (
+        1,
+        "sample EURUSD 1h",
+    )
+    assert len(list((folder / "models").glob("*.joblib"))) == 1
     assert told["data"]["source"] == "sample"
     assert "AUTOTRADER_OFFLINE" in told["data"]["why"]
     for part in ("backtest", "rehearsal"):

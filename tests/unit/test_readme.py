@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import autotrader as at
+from autotrader.cli.quickstart import learned, learned_text
 from autotrader.config.settings import load
 from autotrader.data.instruments import known
 from autotrader.desk.backtest import backtest_bot
@@ -49,3 +50,16 @@ def test_the_numbers_of_its_run_are_those_of_the_engine(tmp_path: Path) -> None:
             for row in rows:
                 told = str(stats.trades), f"{stats.return_frac:.1%}", f"{stats.sharpe:.2f}", f"{stats.fees:.2f}"
                 assert (row[1], row[2], row[4], row[7]) == told
+
+
+def test_what_it_shows_of_a_model_is_what_quickstart_says(tmp_path: Path) -> None:
+    (run,) = re.findall(r"```text\n(.*?)```", README, re.S)
+    shutil.copyfile(ROOT / "nbs" / "05_config" / "sample.toml", tmp_path / "config.toml")
+    settings = load(tmp_path / "config.toml")
+    with open_store(settings.database_url, folder=tmp_path, create=True) as store:
+        models = learned(settings.sub_bots, store, settings, period(settings.sub_bots, store))
+    shown, told = (" ".join(text.split()) for text in (run.partition("Backtest ")[0], learned_text(models)))
+    number = re.compile(r"[−+]?\d+(?:\.\d+)?")
+    assert number.sub("#", shown) == number.sub("#", told)
+    pairs = zip(number.findall(shown), number.findall(told), strict=True)
+    assert all(abs(float(a.replace("−", "-")) - float(b.replace("−", "-"))) <= 0.5 for a, b in pairs), told

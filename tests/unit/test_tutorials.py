@@ -49,6 +49,27 @@ def portfolio(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode
     return played_in(tmp_path_factory.mktemp("trader"), "25_a_portfolio_of_signals.ipynb")
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    return played_in(tmp_path_factory.mktemp("learner"), "30_train_a_model.ipynb")
+
+
+def test_a_model_is_trained_doubted_traded_and_kept(model: nbformat.NotebookNode) -> None:
+    text = shown(model)
+    assert model.metadata["seconds"] < SECONDS
+    assert re.search(r"The model is (no )?better than the prior", text)
+    assert "Traded on EURUSD above a threshold that earlier stretches chose" in text
+    assert "leaning(lead=0.05): clean" in text and "the same state and intents byte for byte" in text
+    assert "live for sample EURUSD" in text and text.count("Error: ") == 4
+    cells = [cell for cell in model.cells if cell.cell_type == "code"]
+    assert [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"] == []
+
+
+def test_a_rule_on_a_model_takes_twenty_lines_at_most(model: nbformat.NotebookNode) -> None:
+    (rule,) = [cell.source for cell in model.cells if "def leaning" in cell.source]
+    assert len(rule.splitlines()) <= 20 and "ML_UP_PROB" in rule
+
+
 def test_a_portfolio_of_signals_says_what_it_holds_and_what_it_refuses(portfolio: nbformat.NotebookNode) -> None:
     text = shown(portfolio)
     assert portfolio.metadata["seconds"] < SECONDS
