@@ -600,7 +600,7 @@ def test_quickstart_ends_in_bots_that_trade(
     serving = start("quickstart", "--json")
     serving.wait_for("Ctrl-C ends it.")
     before, _, after = serving.text.partition("Now the bots trade a replay of this period")
-    assert list(json.loads(before)) == ["data", "backtest", "rehearsal"]
+    assert list(json.loads(before)) == ["data", "training", "backtest", "rehearsal"]
     assert password_in(after) is not None
     assert "runner    |" not in after  # after the document it serves quietly
     children = serving.family()
