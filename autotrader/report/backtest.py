@@ -45,6 +45,7 @@ from autotrader.report.html import (
     tiles,
     toned,
     wide,
+    within,
 )
 from .html import page as whole_page
 from autotrader.results.result import (
@@ -117,8 +118,8 @@ def _pictures(result: Result, finest: int) -> Markup:
 
 
 def details(result: Result) -> Markup:
-    "HTML of the pictures that a result's own display and its chart leave out: falls, the worst round trip, distributions."
-    return joined(map(figure, [_falls(result), *_closer(result)])) + _spreads(result)
+    "HTML, for a notebook, of the pictures that a result's own display and its chart leave out: falls, the worst round trip, distributions."
+    return within(joined(map(figure, [_falls(result), *_closer(result)])) + _spreads(result))
 
 # %% ../../nbs/63_report/30_backtest.ipynb #2bafb06a
 _MANY_TRIPS, _CLOSE_BARS = 60, 160

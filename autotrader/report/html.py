@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'Html', 'toned', 'prose', 'minutes_of', 'fragment', 'table', 'facts', 'tiles', 'figure', 'bullets', 'joined',
            'picture', 'paragraph', 'section', 'chapter', 'wide', 'note', 'small', 'link', 'opening', 'statistics',
-           'notebook_table', 'shown', 'page', 'write_page']
+           'notebook_table', 'shown', 'within', 'page', 'write_page']
 
 # %% ../../nbs/63_report/10_html.ipynb #89455494
 import re
@@ -248,6 +248,22 @@ def shown(verdict: Sequence[str], *blocks: Html, notes: Sequence[str] = (), widt
     "A result for a notebook: the verdict, its first sentence in bold, then what there is to see."
     first, *rest = verdict
     return _SHOWN(first=first, rest=rest, blocks=joined(blocks), notes=notes, width=width)
+
+
+_WITHIN = (
+    ".at-report{max-width:800px}.at-report figure{margin:20px 0}.at-report figure svg{display:block;max-width:100%}.at-report h3{margin:36px 0 8px}"
+    ".at-report .wide{overflow-x:auto}.at-report table.rows{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    ".at-report table.rows :is(th,td){text-align:right;white-space:nowrap;padding:4px 0 4px 14px}"
+    ".at-report table.rows :is(th,td):first-child{text-align:left;padding-left:0}.at-report table.rows td.text{text-align:left}"
+    ".at-report :is(.note,.over){opacity:.75;max-width:72ch}.at-report .facts{columns:2 280px;column-gap:40px}"
+    ".at-report .facts div{display:flex;justify-content:space-between;gap:16px;break-inside:avoid}"
+    ".at-report .facts span:last-child{text-align:right;overflow-wrap:anywhere}"
+)
+
+
+def within(block: Html) -> Markup:
+    "Blocks of a report within a notebook, which has a look of its own for tables and pictures."
+    return Markup('<div class="at-report"><style>{}</style>{}</div>').format(Markup(_WITHIN), block)
 
 # %% ../../nbs/63_report/10_html.ipynb #201da9ec
 def page(

@@ -37,6 +37,7 @@ from autotrader.report.html import (
     table,
     tiles,
     toned,
+    within,
 )
 from .html import page as whole_page
 from ..results.model import notes_of, title_of, verdict, worth_said
@@ -336,8 +337,8 @@ def _setting(trained: Trained) -> Markup:
     return section("What was asked", facts(rows))
 
 
-def details(trained: Trained) -> Markup:
-    "HTML of what a training's own display leaves out."
+def _whole(trained: Trained) -> Markup:
+    "All but the verdict and what it is worth."
     return joined(
         [
             _scores(trained),
@@ -350,6 +351,11 @@ def details(trained: Trained) -> Markup:
             _setting(trained),
         ]
     )
+
+
+def details(trained: Trained) -> Markup:
+    "HTML, for a notebook, of what a training's own display leaves out."
+    return within(_whole(trained))
 
 # %% ../../nbs/63_report/60_model.ipynb #eeb1d0c8
 def page(
@@ -368,7 +374,7 @@ def page(
         opening(verdict(_document(trained), model.parameters)),
         _tiles(trained, worth),
         _worth(worth),
-        details(trained),
+        _whole(trained),
         section("How it was judged", bullets(notes)),
     ]
     return whole_page(
