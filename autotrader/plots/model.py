@@ -219,8 +219,8 @@ def _share_cell(x: float, y: float, wide: float, high: float, part: float, count
 
 # %% ../../nbs/62_plots/60_model.ipynb #be1a986d
 _SWARM = 0.27  # of the width, left of the dots, for names
-_FIELDS = ((0.25, 0.60), (0.65, 1.0))  # of the width, for bars
-_NAME_CHARS = 17  # that fit on a phone
+_FIELDS = ((0.28, 0.62), (0.66, 1.0))  # of the width, for bars
+_NAME_CHARS = 16  # that fit on a phone
 
 
 def _name(y: float, label: str) -> str:
