@@ -118,14 +118,15 @@ def _classes(total: Compared) -> tuple[list[str], list[list[str]]]:
 
 
 def _scores(trained: Trained) -> Markup:
-    total = trained.judged.total
     told = "Prior: the shares of the classes where the fold had learned, said of every bar. Majority: the commonest of them, said with certainty. Log-loss and Brier score: less is better."
-    each = (
+    return section("Beside the prior and the majority", table(*_beside(trained.judged.total)), note(told))
+
+
+def _by_class(trained: Trained) -> Markup:
+    told = (
         "Precision: how often it came where it was held the likeliest. Recall: how often it was held so where it came."
     )
-    return section("Beside the prior and the majority", table(*_beside(total)), note(told)) + section(
-        "Class by class", table(*_classes(total)), note(each)
-    )
+    return section("Class by class", table(*_classes(trained.judged.total)), note(told))
 
 # %% ../../nbs/63_report/60_model.ipynb #17854668
 def _fold_row(mark: int, of: Compared) -> list[str]:
@@ -166,10 +167,10 @@ def _edge(trained: Trained) -> str:
     )
 
 
-def _over_time(trained: Trained) -> Markup:
+def _over_time(trained: Trained, *pictures: Markup) -> Markup:
     rows = [_fold_row(mark, each) for mark, each in enumerate(trained.judged.folds, 1)]
     told = "Edge: the prior's log-loss less the model's. A model that was better once and then no more has found something that ended, or nothing."
-    return section("Over time", figure(_edge(trained)), table(_FOLD_HEAD, rows, (0, 1, 2), is_wide=True), note(told))
+    return section("Over time", *pictures, table(_FOLD_HEAD, rows, (0, 1, 2), is_wide=True), note(told))
 
 # %% ../../nbs/63_report/60_model.ipynb #e0b6c683
 def _chosen(walk: WalkResult) -> Markup:
@@ -337,25 +338,15 @@ def _setting(trained: Trained) -> Markup:
     return section("What was asked", facts(rows))
 
 
-def _whole(trained: Trained) -> Markup:
-    "All but the verdict and what it is worth."
-    return joined(
-        [
-            _scores(trained),
-            _over_time(trained),
-            _sureness(trained),
-            _looks(trained),
-            _moved(trained),
-            _left_out(trained),
-            _stages(trained),
-            _setting(trained),
-        ]
-    )
+def _closer(trained: Trained) -> Markup:
+    "How sure it may be and why, what has changed, and what it is made of."
+    parts = (_sureness, _looks, _moved, _left_out, _stages, _setting)
+    return joined([part(trained) for part in parts])
 
 
 def details(trained: Trained) -> Markup:
     "HTML, for a notebook, of what a training's own display leaves out."
-    return within(_whole(trained))
+    return within(_by_class(trained) + _over_time(trained) + _closer(trained))
 
 # %% ../../nbs/63_report/60_model.ipynb #eeb1d0c8
 def page(
@@ -374,7 +365,10 @@ def page(
         opening(verdict(_document(trained), model.parameters)),
         _tiles(trained, worth),
         _worth(worth),
-        _whole(trained),
+        _scores(trained),
+        _by_class(trained),
+        _over_time(trained, figure(_edge(trained))),
+        _closer(trained),
         section("How it was judged", bullets(notes)),
     ]
     return whole_page(
