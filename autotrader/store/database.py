@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DRIVERS', 'IDLE_S', 'resolve_url', 'describe', 'to_json', 'Store', 'migrations', 'revisions', 'revision_of',
-           'upgrade', 'downgrade', 'open_store', 'insert_new', 'upsert', 'tidy']
+           'upgrade', 'downgrade', 'open_store', 'Prepared', 'insert_new', 'upsert', 'tidy']
 
 # %% ../../nbs/10_store/10_database.ipynb #d2f17229
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -71,9 +71,21 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON knows")
+
+
+_AS_IT_IS = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_number)
+
+
 def to_json(value: Any) -> str:
     "JSON text that both databases take: numpy numbers plain, what is not finite `null`."
-    return json.dumps(_plain(value), ensure_ascii=False)
+    try:
+        return _AS_IT_IS.encode(value)
+    except (TypeError, ValueError):  # there is something in it that wants a word of its own
+        return json.dumps(_plain(value), ensure_ascii=False)
 
 # %% ../../nbs/10_store/10_database.ipynb #7760bff9
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -276,19 +288,51 @@ def open_store(
         raise
     return store
 
+# %% ../../nbs/10_store/10_database.ipynb #bbbf7c8d
+_Bound = tuple[
+    tuple[str, Callable[[Any], Any] | None], ...
+]  # what the text wants, in its order, and what turns a value into the driver's
+
+
+class Prepared:
+    "A statement whose text is built once for each kind of database."
+
+    def __init__(
+        self,
+        statement: Any,
+        columns: Sequence[str] = (),  # that an insert is given
+    ) -> None:
+        self._statement = statement.inline() if isinstance(statement, sa.Insert) else statement
+        self._columns = list(columns) or None
+        self._built: dict[str, tuple[str, _Bound, bool]] = {}
+
+    def run(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> sa.CursorResult[Any]:
+        "Run it for every row of values by name; raises `KeyError` where one is missing."
+        built = self._built.get(connection.dialect.name) or self._build(connection.dialect)
+        text, bound, is_positional = built
+        values: list[Any] = [[row[name] if to is None else to(row[name]) for name, to in bound] for row in rows]
+        if is_positional:
+            values = [tuple(row) for row in values]
+        else:
+            values = [dict(zip([name for name, _ in bound], row, strict=True)) for row in values]
+        return connection.exec_driver_sql(text, values, execution_options={"preserve_rowcount": True})
+
+    def _build(self, dialect: sa.Dialect) -> tuple[str, _Bound, bool]:
+        compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
+        names = compiled.positiontup if compiled.positional else list(compiled.binds)
+        bound = tuple((name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names)
+        self._built[dialect.name] = str(compiled), bound, compiled.positional
+        return self._built[dialect.name]
+
 # %% ../../nbs/10_store/10_database.ipynb #a1892c9f
-@cache  # building a statement takes longer than running it
-def _statement(dialect: str, table: sa.Table, columns: tuple[str, ...], key: tuple[str, ...]) -> Any:
-    "Insert that replaces `columns` of a row whose `key` is known, or leaves it alone where there are none to replace."
+@cache
+def _statement(dialect: str, table: sa.Table, columns: tuple[str, ...], key: tuple[str, ...] | None) -> Prepared:
+    "Insert that replaces `columns` of a row whose `key` is known, or leaves it alone where there is none or nothing to replace."
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
-    changed = {name: statement.excluded[name] for name in columns if name not in key}
-    if not changed:
-        return statement.on_conflict_do_nothing(index_elements=key or None)
-    return statement.on_conflict_do_update(index_elements=key, set_=changed)
-
-
-def _written(connection: sa.Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> int:
-    return int(connection.execute(statement, list(rows), execution_options={"preserve_rowcount": True}).rowcount)
+    changed = {} if key is None else {name: statement.excluded[name] for name in columns if name not in key}
+    if changed:
+        return Prepared(statement.on_conflict_do_update(index_elements=key, set_=changed), columns)
+    return Prepared(statement.on_conflict_do_nothing(index_elements=key), columns)
 
 
 def insert_new(
@@ -299,7 +343,7 @@ def insert_new(
     "Insert rows, leaving alone those that any key of the table knows already."
     if not rows:
         return 0
-    return _written(connection, _statement(connection.dialect.name, model.__table__, (), ()), rows)
+    return _statement(connection.dialect.name, model.__table__, tuple(rows[0]), None).run(connection, rows).rowcount
 
 
 def upsert(
@@ -314,7 +358,7 @@ def upsert(
         return 0
     table: sa.Table = model.__table__
     names = tuple(key) or tuple(column.name for column in table.primary_key)
-    return _written(connection, _statement(connection.dialect.name, table, tuple(rows[0]), names), rows)
+    return _statement(connection.dialect.name, table, tuple(rows[0]), names).run(connection, rows).rowcount
 
 # %% ../../nbs/10_store/10_database.ipynb #93ba6e3c
 def tidy(store: Store) -> None:

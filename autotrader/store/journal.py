@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ..core.errors import StoreError
-from .database import Store, insert_new
+from .database import Prepared, Store, insert_new
 from .layouts import converted, converted_all
 from .tables import JournalEvent, JournalIntent, PolicyParams, PolicyState
 
@@ -27,12 +27,13 @@ def _pieces(records: Records) -> list[bytes]:
     return [raw[start : start + size] for start in range(0, len(raw), size)]
 
 
-_NEWEST = sa.select(sa.func.max(JournalEvent.seq)).where(JournalEvent.bot == sa.bindparam("of"))
+_NEWEST = Prepared(sa.select(sa.func.max(JournalEvent.seq)).where(JournalEvent.bot == sa.bindparam("of")))
+_EVENTS = Prepared(sa.insert(JournalEvent), ("bot", "seq", "ts_ms", "kind", "record"))
 
 
 def last_seq(connection: sa.Connection, bot: str) -> int:
     "Number of a bot's newest event; 0 before its first."
-    return connection.execute(_NEWEST, {"of": bot}).scalar() or 0
+    return _NEWEST.run(connection, [{"of": bot}]).scalar() or 0
 
 
 def append(
@@ -50,13 +51,8 @@ def append(
             "another process writes for this bot, or its state is older than its journal; start it again to replay"
         )
     named = zip(seqs.tolist(), events["ts_ms"].tolist(), events["kind"].tolist(), _pieces(events), strict=True)
-    connection.execute(
-        sa.insert(JournalEvent),
-        [
-            {"bot": bot, "seq": seq, "ts_ms": ts_ms, "kind": kind, "record": record}
-            for seq, ts_ms, kind, record in named
-        ],
-    )
+    rows = [dict(zip(("seq", "ts_ms", "kind", "record"), values, strict=True), bot=bot) for values in named]
+    _EVENTS.run(connection, rows)
 
 # %% ../../nbs/10_store/30_journal.ipynb #10234c18
 def read(
@@ -87,6 +83,9 @@ def _records(pieces: Any, dtype: np.dtype[Any], what: str) -> Records:
     return converted_all(pieces, dtype, what)
 
 # %% ../../nbs/10_store/30_journal.ipynb #6d1f3762
+_INTENTS = Prepared(sa.insert(JournalIntent), ("bot", "seq", "number", "kind", "record"))
+
+
 def append_intents(
     connection: sa.Connection,  # in the caller's transaction
     bot: str,
@@ -101,13 +100,8 @@ def append_intents(
         raise ValueError(f"{len(intents)} intents need as many ascending event numbers, got {len(seqs)}")
     numbers = np.arange(len(seqs)) - np.searchsorted(seqs, seqs)
     named = zip(seqs.tolist(), numbers.tolist(), intents["kind"].tolist(), _pieces(intents), strict=True)
-    connection.execute(
-        sa.insert(JournalIntent),
-        [
-            {"bot": bot, "seq": seq, "number": number, "kind": kind, "record": record}
-            for seq, number, kind, record in named
-        ],
-    )
+    rows = [dict(zip(("seq", "number", "kind", "record"), values, strict=True), bot=bot) for values in named]
+    _INTENTS.run(connection, rows)
 
 
 def read_intents(
@@ -128,8 +122,10 @@ def read_intents(
     return seqs, _records([row.record for row in rows], dtype, f"intents of {bot}")
 
 # %% ../../nbs/10_store/30_journal.ipynb #02eceb2f
-_OLD_FIRST = sa.delete(PolicyState).where(PolicyState.bot == sa.bindparam("of"), PolicyState.seq == 0)
-_OLD_NEWEST = sa.delete(PolicyState).where(PolicyState.bot == sa.bindparam("of"), PolicyState.seq > 0)
+_OF_BOT = PolicyState.bot == sa.bindparam("of")
+_OLD_FIRST = Prepared(sa.delete(PolicyState).where(_OF_BOT, PolicyState.seq == sa.literal_column("0")))
+_OLD_NEWEST = Prepared(sa.delete(PolicyState).where(_OF_BOT, PolicyState.seq > sa.literal_column("0")))
+_STATE = Prepared(sa.insert(PolicyState), ("bot", "seq", "schema", "record", "readable"))
 
 
 def save_state(
@@ -141,9 +137,9 @@ def save_state(
 ) -> None:
     "Keep a state as a bot's newest, or as its first when its `seq` is 0."
     seq, schema = int(state["seq"][0]), int(state["schema"][0])
-    connection.execute(_OLD_FIRST if seq == 0 else _OLD_NEWEST, {"of": bot})
+    (_OLD_FIRST if seq == 0 else _OLD_NEWEST).run(connection, [{"of": bot}])
     row = {"bot": bot, "seq": seq, "schema": schema, "record": state[:1].tobytes(), "readable": readable}
-    connection.execute(sa.insert(PolicyState), [row])
+    _STATE.run(connection, [row])
 
 
 def load_state(
