@@ -136,6 +136,11 @@ def joined(records: Sequence[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
     return np.frombuffer(bytearray().join(part.tobytes() for part in records), dtype)
 
 
+_TELLING = frozenset(  # kinds of events that a fill, a payment or a stop may come from
+    int(kind) for kind in (EventKind.FILL, EventKind.DONE, EventKind.EXTERNAL, EventKind.MONEY, EventKind.PROTECTED)
+)
+
+
 def fold(
     state: np.ndarray,  # (1,) STATE to start from; left as it is
     events: np.ndarray,  # (n,) EVENT, in order
@@ -148,10 +153,14 @@ def fold(
     stops: list[tuple[int, int, int, int]] = []
     payments: list[tuple[int, int, int, int]] = []
     last, unit_e8 = state, max((int(rules["unit_e8"][0]) for rules in params.values()), default=1)
-    for change in changes(state, events, params):
-        last, fill = change.after, change.fill
-        seqs += [int(change.event["seq"][0])] * len(change.intents)
-        intents += [change.intents] if len(change.intents) else []
+    for change, kind in zip(changes(state, events, params), events["kind"].tolist(), strict=True):
+        last = change.after
+        if len(change.intents):
+            seqs += [int(change.event["seq"][0])] * len(change.intents)
+            intents.append(change.intents)
+        if kind not in _TELLING:
+            continue
+        fill = change.fill
         fills += [rows_from_outside(change.event, change.before, change.after, unit_e8)] if fill is None else [fill]
         paid = payment_of(change.event, change.before)
         payments += [] if paid is None else [paid]

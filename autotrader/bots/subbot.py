@@ -171,6 +171,8 @@ def note_and_step(bot: SubBot, event: np.ndarray) -> np.ndarray:
         _ask_for_reasons(bot, change)
     finally:  # a strategy that cannot explain itself leaves no order without a row
         _write_down(bot, change)
+    if not n:
+        return change.intents
     wanted: np.ndarray = change.intents[change.intents["kind"] != int(IntentKind.NOTE)]
     return wanted
 

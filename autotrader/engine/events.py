@@ -491,12 +491,9 @@ def readable(record: np.void) -> dict[str, Any]:
 
 def readable_state(record: np.void) -> dict[str, Any]:
     "A state as nested dictionaries; free order slots left out."
-    out: dict[str, Any] = {name: record[name].item() for name in STATE.names or () if name != "orders"}
-    out["orders"] = [
-        {name: order[name].item() for name in ORDER.names or ()}
-        for order in record["orders"]
-        if order["status"] or order["cum_qty"]
-    ]
+    out: dict[str, Any] = dict(zip(record.dtype.names or (), record.item(), strict=True))
+    orders = [dict(zip(ORDER.names or (), order, strict=True)) for order in out.pop("orders").tolist()]
+    out["orders"] = [order for order in orders if order["status"] or order["cum_qty"]]
     return out
 
 # %% ../../nbs/40_engine/10_events.ipynb #007d997e

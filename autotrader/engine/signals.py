@@ -56,6 +56,7 @@ def _maybe(name: str, values: ArrayLike | None, n: int, *, low: float) -> Floats
 
 # %% ../../nbs/40_engine/05_signals.ipynb #52dccfb5
 LEVELS = ("stop", "target", "stop_distance", "target_distance")
+_COLUMNS = ("direction", "exits", "confidence", *LEVELS, "weight")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -95,11 +96,15 @@ class Signals:
         return len(self.direction)
 
     def __getitem__(self, part: slice) -> "Signals":
-        return Signals(**{name: column[part] for name, column in self.columns().items()})
+        piece = object.__new__(Signals)  # of what was looked over already
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            object.__setattr__(piece, name, None if column is None else column[part].copy())
+        return piece
 
     def columns(self) -> dict[str, NDArray[Any]]:
         "The columns that are there, by name."
-        every = {name: getattr(self, name) for name in ("direction", "exits", "confidence", *LEVELS, "weight")}
+        every = {name: getattr(self, name) for name in _COLUMNS}
         return {name: column for name, column in every.items() if column is not None}
 
 

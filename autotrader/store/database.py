@@ -319,7 +319,7 @@ class Prepared:
 
     def _build(self, dialect: sa.Dialect) -> tuple[str, _Bound, bool]:
         compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
-        names = compiled.positiontup if compiled.positional else list(compiled.binds)
+        names = (compiled.positional and compiled.positiontup) or list(compiled.binds)
         bound = tuple((name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names)
         self._built[dialect.name] = str(compiled), bound, compiled.positional
         return self._built[dialect.name]
