@@ -1,5 +1,7 @@
 """Every backtest of a desk is counted, once, without waiting; and where nobody counts, the result says why."""
 
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -219,26 +222,49 @@ def test_writing_into_candles_makes_other_data() -> None:
 
 
 ENDING = """
-import os, signal, sys, time
+import json, os, sys, time
 import autotrader as at
 from autotrader.strategy.templates import EmaTrend
 
 candles = at.load("EURUSD", venue="sample")[:1500]
+begun = {}
+for how in ("return", "raise", "wait"):  # a process each, forked from one that has counted nothing
+    begun[how] = os.fork()
+    if not begun[how]:
+        break
+else:
+    print(json.dumps(begun), flush=True)
+    codes = {how: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for how, pid in begun.items()}
+    print(json.dumps(codes), flush=True)
+    sys.exit()
+os.chdir(how)
 for fast in range(3, 33):
     at.backtest(EmaTrend(fast=fast, slow=60), candles)
-print("done", flush=True)
-if sys.argv[1] == "wait":
+open("done", "w").close()
+if how == "wait":
     time.sleep(30)
-if sys.argv[1] == "raise":
+if how == "raise":
     raise SystemError("the notebook's kernel has a bad day")
 """
 
 
-@pytest.mark.parametrize("how", ["return", "raise"])
-def test_a_process_that_ends_writes_what_it_counted(desk: Path, how: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", ENDING, how], capture_output=True, text=True)
-    assert ended.stdout == "done\n" and ended.returncode == (how == "raise")
-    assert tried(desk).trials == 30
+def test_a_process_that_ends_writes_what_it_counted_and_one_that_is_killed_loses_its_last_moment_only(desk: Path) -> None:
+    for how in ("return", "raise", "wait"):
+        (desk / how).mkdir()
+        for file in (desk / "config.toml", desk / "data"):
+            (shutil.copytree if file.is_dir() else shutil.copy)(file, desk / how / file.name)
+    with subprocess.Popen([sys.executable, "-c", ENDING], cwd=desk, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        begun = json.loads(process.stdout.readline())
+        until = time.monotonic() + 120
+        while not (desk / "wait" / "done").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(3.0)
+        os.kill(begun["wait"], signal.SIGKILL)
+        assert json.loads(process.stdout.readline()) == {"return": 0, "raise": 1, "wait": -signal.SIGKILL}
+        assert "SystemError: the notebook's kernel has a bad day" in process.stderr.read()
+    assert {how: tried(desk / how).trials for how in begun} == {"return": 30, "raise": 30, "wait": 30}
 
 
 WORKERS = """
@@ -252,30 +278,20 @@ def work(first):
         at.backtest(EmaTrend(fast=fast, slow=60), candles)
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("METHOD")
     work(3)
-    workers = [context.Process(target=work, args=(first,)) for first in (3, 8)]
-    [worker.start() for worker in workers]
-    [worker.join() for worker in workers]
+    for method, firsts in (("fork", (3, 8)), ("spawn", (13,))):
+        workers = [multiprocessing.get_context(method).Process(target=work, args=(first,)) for first in firsts]
+        [worker.start() for worker in workers]
+        [worker.join() for worker in workers]
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_worker_processes_write_what_they_counted(desk: Path, method: str) -> None:
+def test_worker_processes_write_what_they_counted_forked_and_spawned(desk: Path) -> None:
     script = desk / "workers.py"
-    script.write_text(WORKERS.replace("METHOD", method))
+    script.write_text(WORKERS)
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert tried(desk).trials == 10
-
-
-def test_a_process_that_is_killed_loses_its_last_moment_only(desk: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ENDING, "wait"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "done\n"
-    time.sleep(3.0)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert tried(desk).trials == 30
+    assert tried(desk).trials == 15
 
 
 def test_a_database_that_is_away_stops_nobody_and_loses_nothing(desk: Path) -> None:
