@@ -84,7 +84,7 @@ class Tenure:
             if self._age_ms() < older_than_ms:  # the other one has just done it
                 return
             try:
-                renewed = renew(self.store, self.lease, now_ms=self.clock.now_ms())
+                renewed = renew(self.store, self.lease, clock=self.clock)
             except StoreError as error:  # it goes on ageing
                 logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
                 return
@@ -104,7 +104,7 @@ def try_take(store: Store, *, clock: Clock, ttl_ms: int = TTL_MS) -> Tenure | st
     "Take the lease, or say who has it; raises `StoreError`."
     name = holder_name()
     for _ in range(2):
-        lease = take_lease(store, RUNNER, holder=name, now_ms=clock.now_ms(), ttl_ms=ttl_ms)
+        lease = take_lease(store, RUNNER, holder=name, clock=clock, ttl_ms=ttl_ms)
         if lease is not None:
             return Tenure(store, lease, clock=clock)
         holder = holder_of(store, RUNNER, now_ms=clock.now_ms()) or ""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from ..core.clock import Clock
 from ..core.errors import AutotraderError, ConfigError
 from .database import Store, insert_new
 from .tables import ControlCommand, Heartbeat, HeldLease, SystemEvent
@@ -51,11 +52,11 @@ def take_lease(
     name: str,  # of what only one may do, "runner"
     *,
     holder: str,  # unique to the process; a restarted one is another
-    now_ms: int,
+    clock: Clock,  # the world's
     ttl_ms: int,
 ) -> Lease | None:  # None: somebody has it
     "Take a lease that nobody has or that was not renewed in time; raises `StoreError`."
-    since_ms = monotonic_ms()
+    since_ms, now_ms = monotonic_ms(), clock.now_ms()  # the age first: who is held up in between has it for less
     nobody = {"name": name, "holder": "", "epoch": 0, "renewed_ms": 0, "expires_ms": 0}
     free = sa.update(HeldLease).where(HeldLease.name == name, HeldLease.expires_ms <= now_ms)
     taken = free.values(
@@ -77,9 +78,9 @@ def _mine(lease: Lease) -> sa.Update:
     return sa.update(HeldLease).where(*held, HeldLease.expires_ms > 0)
 
 
-def renew(store: Store, lease: Lease, *, now_ms: int) -> Lease | None:  # None: it is lost, stop at once
+def renew(store: Store, lease: Lease, *, clock: Clock) -> Lease | None:  # None: it is lost, stop at once
     "Make a lease young again, also a late one that nobody took; raises `StoreError`, and the old one goes on ageing."
-    since_ms = monotonic_ms()
+    since_ms, now_ms = monotonic_ms(), clock.now_ms()  # in this order, as above
     renewed = _mine(lease).values(renewed_ms=now_ms, expires_ms=now_ms + lease.ttl_ms)
     with store.begin() as connection:
         is_mine = connection.execute(renewed).rowcount == 1

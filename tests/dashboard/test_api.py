@@ -128,7 +128,7 @@ def runner(room: Room) -> Iterator[Callable[[int], None]]:
     "Lets the runner be heard of so many seconds ago; afterwards it was never heard of."
 
     def heard(seconds: int = 0) -> None:
-        take_lease(room.store, RUNNER, holder=holder_name(), now_ms=CLOCK.now_ms(), ttl_ms=600_000)
+        take_lease(room.store, RUNNER, holder=holder_name(), clock=CLOCK, ttl_ms=600_000)
         with room.store.begin() as connection:
             connection.execute(sa.delete(Heartbeat))
         now_ms = CLOCK.now_ms() - 1000 * seconds

@@ -65,7 +65,7 @@ REPLAY = {  # what a runner says of itself that plays the sample again
 def heard(settings: Settings, store: Store, **details: Any) -> None:
     "A sign of life of a runner, which holds the lease, and of its bots."
     now_ms = SystemClock().now_ms()
-    take_lease(store, RUNNER, holder=holder_name(), now_ms=now_ms, ttl_ms=3_600_000)
+    take_lease(store, RUNNER, holder=holder_name(), clock=SystemClock(), ttl_ms=3_600_000)
     beat(store, RUNNER, now_ms=now_ms, epoch=EPOCH, details=details)
     for bot in settings.sub_bots:
         beat(store, f"{RUNNER}/{bot.id}", now_ms=now_ms, epoch=EPOCH, details={"state": "trading", "why": ""})

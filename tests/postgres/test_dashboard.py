@@ -79,7 +79,7 @@ def test_the_api_answers_from_either_database(store: Store, tmp_path: Path) -> N
     assert get("bots")[0]["balance"]["equity_usdt"] == "1071"
     assert get("performance")[0]["bot"] == "sub_bot_A"
     assert get("events") == [] and get("jobs") == [] and get("health")["status"] == "runner silent"
-    take_lease(store, RUNNER, holder=holder_name(), now_ms=SystemClock().now_ms(), ttl_ms=60_000)
+    take_lease(store, RUNNER, holder=holder_name(), clock=SystemClock(), ttl_ms=60_000)
     beat(store, RUNNER, now_ms=SystemClock().now_ms(), epoch=1, details={"mode": "live", "speed": None})
     assert client.post("/api/control/stop").status_code == 202
     assert get("control/commands")[0]["command"] == "stop" and get("events", level="WARNING")

@@ -106,7 +106,7 @@ def test_a_venue_that_cannot_be_written_leaves_no_journal_either(store: Store) -
 
 
 def _lease(store: Store, holder: str, now_ms: int, ttl_ms: int = 10_000) -> Lease:
-    lease = control.take_lease(store, "runner", holder=holder, now_ms=now_ms, ttl_ms=ttl_ms)
+    lease = control.take_lease(store, "runner", holder=holder, clock=SimulatedClock(now_ms), ttl_ms=ttl_ms)
     assert lease is not None
     return lease
 
@@ -119,7 +119,7 @@ def _passes(store: Store, lease: Lease) -> None:
 def test_the_fence_lets_the_holder_through_also_when_late_and_nobody_else(store: Store) -> None:
     first = _lease(store, "a", 0)
     _passes(store, first)
-    renewed = control.renew(store, first, now_ms=50_000)
+    renewed = control.renew(store, first, clock=SimulatedClock(50_000))
     assert renewed is not None
     for lease in (first, renewed):
         _passes(store, lease)
@@ -153,7 +153,7 @@ def _taker(store: Store, taken: list[tuple[Lease | None, int]]) -> threading.Thr
     "Somebody who wants the lease, late enough to get it; says what it got and how many rows it saw then."
 
     def take() -> None:
-        lease = control.take_lease(store, "runner", holder="b", now_ms=90_000, ttl_ms=10_000)
+        lease = control.take_lease(store, "runner", holder="b", clock=SimulatedClock(90_000), ttl_ms=10_000)
         with store.read() as connection:
             seen = connection.execute(sa.select(sa.func.count()).select_from(SystemEvent)).scalar_one()
         taken.append((lease, seen))

@@ -254,7 +254,9 @@ def live(actor: Actor, writer: JournalWriter) -> None:
 def trade(cast: list[Part], url: str, attempt: int) -> None:
     "Trade to the end of the tape, from wherever the process before had come to."
     with open_store(url) as store:
-        lease = take_lease(store, "runner", holder=f"attempt {attempt}", now_ms=attempt * 100_000, ttl_ms=50_000)
+        lease = take_lease(
+            store, "runner", holder=f"attempt {attempt}", clock=SimulatedClock(attempt * 100_000), ttl_ms=50_000
+        )
         assert lease is not None
         writer, guard = JournalWriter(store, fence=lambda connection: fence(connection, lease)), Guard(Risk())
         actors = [take_up(part, store, writer, guard, Fate(attempt)) for part in cast]

@@ -68,7 +68,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 def pulse(store: Store, *, age_s: float = 0, **details: Any) -> None:
     "A sign of life of the runner and of its bots, under a lease that it holds."
-    take_lease(store, "runner", holder=holder_name(), now_ms=CLOCK.now_ms(), ttl_ms=3_600_000)
+    take_lease(store, "runner", holder=holder_name(), clock=CLOCK, ttl_ms=3_600_000)
     now_ms = CLOCK.now_ms() - round(age_s * 1000)
     told = {"mode": "live", "state": "trading", "memory_mb": 212, "feed": "ok", "time_ms": now_ms, **details}
     beat(store, "runner", now_ms=now_ms, epoch=1, details=told)
@@ -143,7 +143,7 @@ def test_a_runner_that_was_stopped_or_killed_is_known_to_be_gone_at_once(tmp_pat
         (holder_name(), "stopping"),
         (holder_name().replace(f"/{os.getpid()}/", "/999999999/"), "trading"),
     ):
-        lease = take_lease(store, "runner", holder=holder, now_ms=now_ms, ttl_ms=3_600_000)
+        lease = take_lease(store, "runner", holder=holder, clock=CLOCK, ttl_ms=3_600_000)
         assert lease is not None
         if state == "stopping":
             release(store, lease)
