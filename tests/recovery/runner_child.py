@@ -90,7 +90,7 @@ def _have_it_tell() -> None:
 
         def tell_and_act(paper: PaperExchange, *args: Any, **kwargs: Any) -> None:
             what = "entry" if name == "submit" and not args[0].reduce_only else name
-            print(f"sent: {time.time():.3f} {what}", file=sys.stderr, flush=True)
+            print(f"sent: {time.time():.6f} {what}", file=sys.stderr, flush=True)
             act(paper, *args, **kwargs)
 
         return tell_and_act

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -18,13 +18,13 @@ from runner_child import BOTS, Desk, Nursery, Runner, await_value
 
 from autotrader.core.clock import SystemClock
 from autotrader.core.errors import ConfigError
-from autotrader.engine.events import Mode
+from autotrader.engine.events import EVENT, Command, EventKind, Mode
 from autotrader.runner.app import direct
-from autotrader.store import control
+from autotrader.store import control, journal
 
 PACE = ("--speed", "144000")  # 40 bars a second, where the machine is up to it
 BARS = 60  # of these, a quiet time; every fifth brings an entry otherwise
-SOON_S = 2.0  # after so long no order leaves any more
+SOON_BARS = 80  # after so many no order leaves any more: two seconds, where the machine is up to it
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,21 @@ def _bars(desk: Desk) -> int:
     return int((desk.ask("SELECT min(json_extract(cursor, '$.at')) FROM paper_books")[0][0]) or 0)
 
 
+def _market_ms(desk: Desk) -> int:
+    "The newest moment of the market that was written down."
+    return int(desk.ask("SELECT max(ts_ms) FROM bot_balances")[0][0])
+
+
+def _bars_until_paused(desk: Desk, since_ms: int) -> int:
+    "Bars that were played from a moment of the market on until the last bot was told to open nothing new."
+    with desk.open() as store:
+        told = np.concatenate([journal.read(store, bot, EVENT) for bot in BOTS])
+    paused_ms = told["ts_ms"][(told["kind"] == EventKind.COMMAND) & (told["code"] == Command.PAUSE)]
+    assert len(paused_ms) == len(BOTS)
+    counted = "SELECT count(DISTINCT ts_ms) FROM bot_balances WHERE ts_ms > ? AND ts_ms <= ?"
+    return int(desk.ask(counted, since_ms, int(paused_ms.max()))[0][0])
+
+
 def _let_bars_pass(desk: Desk, bars: int = BARS) -> None:
     at = _bars(desk)
     await_value(lambda: _bars(desk) >= at + bars, 90, "the replay stands still")
@@ -113,16 +128,16 @@ def _beats(desk: Desk) -> dict[str, dict[str, Any]]:
 def test_after_a_stop_no_order_leaves_and_a_resume_lets_them_out_again(nursery: Nursery, desk: Desk) -> None:
     runner = _start(nursery, desk)
     _await_positions(desk, "sub_bot_C")
-    asked_s = time.time()
-    done = _do(desk, "stop")
+    number = _ask(desk, "stop")
+    asked_ms = _market_ms(desk)  # the market's time, at the earliest
+    done = _answer(desk, number)
     assert done.state == "done" and done.result is not None
     assert "nothing new is opened" in done.result["message"]
     assert {row["state"] for row in done.result["bots"].values()} == {"paused"}
-    assert done.answered_ms is not None
+    assert done.taken_ms is not None and done.answered_ms is not None
     _let_bars_pass(desk)
-    assert not [stamp for stamp in runner.entries if stamp > done.answered_ms / 1000]
-    assert not [stamp for stamp in runner.entries if stamp > asked_s + SOON_S]
-    assert done.answered_ms / 1000 - asked_s < SOON_S
+    assert runner.entries and not [stamp for stamp in runner.entries if stamp > (done.taken_ms + 1) / 1000]
+    assert _bars_until_paused(desk, asked_ms) <= SOON_BARS
     assert not _resting(desk)
     with desk.open() as store:
         venues = [stored[0] for bot in BOTS if (stored := child.venue_of(store, bot))]
