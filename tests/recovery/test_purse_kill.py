@@ -23,18 +23,20 @@ from test_portfolio_rehearsed import KINDS, walk
 import autotrader as at
 from autotrader.bots.session import Session
 from autotrader.bots.subbot import recover
+from autotrader.bots.writer import JournalWriter
 from autotrader.config.sections import Risk
 from autotrader.config.settings import load
 from autotrader.core.clock import SystemClock
 from autotrader.engine.events import EVENT, EventKind, Money
 from autotrader.exchange.venues import open_paper
+from autotrader.runner import lease
 from autotrader.runner import replay as runner_replay
 from autotrader.runner import supervisor as runner_supervisor
 from autotrader.runner.lease import Tenure, try_take
 from autotrader.runner.parity import decision_parity
 from autotrader.runner.replay import Replay
 from autotrader.runner.supervisor import Supervisor
-from autotrader.store import journal
+from autotrader.store import control, journal
 from autotrader.store.database import Store, open_store
 from autotrader.store.tables import BotBalance, PaperBook, PortfolioHistory, SystemEvent
 from autotrader.strategy.setup import Part, simulate_all
@@ -77,6 +79,7 @@ def live(store: Store, parts: list[Part], hurt: Callable[[Supervisor], None] = l
         hurt(supervisor)
         replay = Replay(supervisor, parts, speed=0)
         while not replay.is_over:
+            tenure.turn()
             replay.advance(0)
     finally:
         tenure.end()
@@ -240,6 +243,29 @@ def test_nobody_acts_before_the_purse_is_bound_and_the_marks_are_known(
     live_on(store, whole.parts, fate, lambda _: None)
     assert told[:3] == [(3, 0)] * 3 and len(told) > 3
     assert all(partners == 3 and mark > 0 for partners, mark in told[3:])
+
+
+def test_on_a_machine_that_leaves_the_thread_of_the_lease_no_time_no_order_is_given_up(
+    whole: Whole, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Every commit takes a fifth of a second, and the thread never comes to renew."
+    now_ms, commit = [0], JournalWriter.commit
+
+    def slow(writer: JournalWriter, **options: Any) -> None:
+        now_ms[0] += 200
+        commit(writer, **options)
+
+    monkeypatch.setattr(JournalWriter, "commit", slow)
+    monkeypatch.setattr(Tenure, "_keep", lambda tenure: tenure._ended.wait())
+    monkeypatch.setattr(runner_replay, "_SLICE_S", 0.0)
+    for module in (lease, control):
+        monkeypatch.setattr(module, "monotonic_ms", lambda: now_ms[0])
+    live(store, whole.parts)
+    assert now_ms[0] > 2 * lease.TTL_MS
+    for part, run in zip(whole.parts, simulate_all(whole.parts), strict=True):
+        folded = recover(store, part.bot)
+        assert folded is not None
+        np.testing.assert_array_equal(folded.fills, run.fills)
 
 
 # --- signal 9 ---------------------------------------------------------------------------------------------------------
