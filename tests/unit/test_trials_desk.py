@@ -248,7 +248,9 @@ if how == "raise":
 """
 
 
-def test_a_process_that_ends_writes_what_it_counted_and_one_that_is_killed_loses_its_last_moment_only(desk: Path) -> None:
+def test_a_process_that_ends_writes_what_it_counted_and_one_that_is_killed_loses_its_last_moment_only(
+    desk: Path,
+) -> None:
     for how in ("return", "raise", "wait"):
         (desk / how).mkdir()
         for file in (desk / "config.toml", desk / "data"):
