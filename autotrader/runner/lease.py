@@ -30,6 +30,19 @@ def _evict(store: Store, holder: str) -> None:
     with store.begin() as connection:
         connection.execute(gone.values(expires_ms=0))
 
+
+def _age_ms(lease: Lease) -> int:
+    return monotonic_ms() - lease.since_ms
+
+
+def _renewed(store: Store, lease: Lease, clock: Clock) -> Lease | None:  # None: it is lost
+    "A lease made young again; where the database fails it goes on ageing."
+    try:
+        return renew(store, lease, clock=clock)
+    except StoreError as error:
+        logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
+        return lease
+
 # %% ../../nbs/90_runner/25_lease.ipynb #ffa7c575
 class Tenure:
     "A lease that is kept young by a thread, as long as the supervisor turns."
@@ -53,7 +66,7 @@ class Tenure:
         "The supervisor is alive; renews a lease that its thread is late with, raises `LeaseLost` where it is too late."
         self._turned_ms = monotonic_ms()
         self.check()
-        if self._age_ms() > self.lease.ttl_ms * LATE:
+        if _age_ms(self.lease) > self.lease.ttl_ms * LATE:
             self._renew(older_than_ms=self.lease.ttl_ms * LATE)
             self.check()
 
@@ -69,25 +82,15 @@ class Tenure:
         fence(connection, self.lease)
 
     def _keep(self) -> None:
-        while not self._ended.wait(self.lease.ttl_ms / 3000):
-            if monotonic_ms() - self._turned_ms > HUNG_MS:
-                continue
-            self._renew()
-            if self._is_lost:
-                return
-
-    def _age_ms(self) -> int:
-        return monotonic_ms() - self.lease.since_ms
+        while not self._is_lost and not self._ended.wait(self.lease.ttl_ms / 3000):
+            if monotonic_ms() - self._turned_ms <= HUNG_MS:
+                self._renew()
 
     def _renew(self, older_than_ms: float = 0) -> None:
         with self._renewing:  # else the database might keep the earlier of two stamps, and the process the later
-            if self._age_ms() < older_than_ms:  # the other one has just done it
+            if _age_ms(self.lease) < older_than_ms:  # the other one has just done it
                 return
-            try:
-                renewed = renew(self.store, self.lease, clock=self.clock)
-            except StoreError as error:  # it goes on ageing
-                logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
-                return
+            renewed = _renewed(self.store, self.lease, self.clock)
             self.lease, self._is_lost = renewed or self.lease, renewed is None
 
     def end(self) -> None:
