@@ -107,7 +107,7 @@ class Signals:
         every = {name: getattr(self, name) for name in _COLUMNS}
         return {name: column for name, column in every.items() if column is not None}
 
-
+# %% ../../nbs/40_engine/05_signals.ipynb #6ccb6bcd
 def _check_once(signals: "Signals") -> None:
     "Raise `ConfigError` where one thing is said twice."
     for level in ("stop", "target"):
