@@ -166,7 +166,10 @@ def _warmth(warmup: WarmUp) -> str:
         return told + f"enough for {warmup.starts} other starts of history"
     if warmup.needed is None:
         return told + "no number is enough: its answers depend on where history starts; give the bot a history_start"
-    return told + f"about {warmup.needed} needed until answers no longer depend on where history starts"
+    return (
+        told
+        + f"about {warmup.needed} needed until answers no longer depend on where history starts: declare them, as in `mine = at.own(rule, warmup={warmup.needed})`"
+    )
 
 # %% ../../nbs/55_strategy/60_check.ipynb #b5433b16
 def _lines(report: LookaheadReport) -> list[str]:
