@@ -137,12 +137,10 @@ def activate(
 ) -> None:
     "Let a model speak for the markets it learned from."
     from autotrader.core.clock import SystemClock
-    from autotrader.store.registry import activate as begin
-    from autotrader.store.registry import model_named
+    from autotrader.ml.artefact import let_speak
 
     with open_database(desk(config)) as store:
-        number = model_named(store, version).version
-        found = begin(store, number, who=who_asks(), reason=reason, now_ms=SystemClock().now_ms())
+        found = let_speak(store, version, who=who_asks(), reason=reason, now_ms=SystemClock().now_ms())
     answer(
         _row(found),
         f"model {found.version} speaks for {', '.join(' '.join(pair) for pair in found.live_for)}",

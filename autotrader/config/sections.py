@@ -566,9 +566,9 @@ class Gemini(Section):
 class Ml(Section):
     "Labels, splits and LightGBM's defaults."
 
-    prediction_horizon: Count = 24  # bars
+    prediction_horizon: Annotated[int, Field(ge=1, le=100_000)] = 24  # bars
     threshold_up: Ratio = 0.02  # return
-    threshold_down: Annotated[float, Field(lt=0, ge=-MOST)] = -0.02  # return
+    threshold_down: Annotated[float, Field(lt=0, gt=-1)] = -0.02  # return
     label: Literal["fixed_horizon", "triple_barrier"] = "fixed_horizon"
     split: Literal["walk_forward", "purged"] = "walk_forward"
     folds: Annotated[int, Field(ge=2, le=50)] = 5
@@ -579,12 +579,14 @@ class Ml(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
     n_estimators: Annotated[int, Field(ge=1, le=100_000)] = 500
     min_child_samples: Count = 100
-    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
-    bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
+    feature_fraction: Annotated[float, Field(ge=0.01, le=1)] = 0.8
+    bagging_fraction: Annotated[float, Field(ge=0.01, le=1)] = 0.8
     early_stopping_rounds: Count = 50
-    max_age_days: Count = 45  # since the end of what the model learned from; an older one gives no number
+    max_age_days: Annotated[int, Field(ge=1, le=36_500)] = (
+        45  # since the end of what the model learned from; an older one gives no number
+    )
     keep_models: Count = 20  # newest versions kept
-    keep_days: Count = 180
+    keep_days: Annotated[int, Field(ge=1, le=36_500)] = 180
     seed: Annotated[int, Field(ge=0, le=10**9)] = 7
     threads: Annotated[int, Field(ge=1, le=1024)] = 1  # of LightGBM; they do not change what it finds
 

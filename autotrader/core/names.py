@@ -35,7 +35,7 @@ def symbol_of(text: str) -> str:
     if colon:
         words += last_day if coin == words[-1] else [coin, *last_day]
     is_pair = not colon or (re.search("[/_]", pair) and re.fullmatch(r"[A-Z0-9]+", coin))
-    if not is_pair or not all(map(_is_ticker, words)) or len(pair + settled) > _LONGEST:
+    if not is_pair or pair.count("/") > 1 or not all(map(_is_ticker, words)) or len(pair + settled) > _LONGEST:
         raise ConfigError(f"{text!r} is not a market's name: write a pair like BTC/USDT or BTCUSDT")
     name = words[0]
     for word in words[1:]:

@@ -36,6 +36,7 @@ from autotrader.dashboard.api import (
 )
 from .auth import visitor
 from ..jobs import launch as launcher
+from ..ml.artefact import let_speak
 from ..store import registry
 from ..store.registry import RegisteredModel
 
@@ -182,7 +183,7 @@ class Why(BaseModel):
 def activate(shop: Shop, version: Version, why: Why) -> ModelAnswer:
     "Let a model speak for the markets it learned from; who asked and why is kept."
     number, now_ms = _found(shop, version).version, shop["clock"].now_ms()
-    return _answer(registry.activate(shop["store"], number, who=visitor.get(), reason=why.reason, now_ms=now_ms))
+    return _answer(let_speak(shop["store"], number, who=visitor.get(), reason=why.reason, now_ms=now_ms))
 
 
 @router.delete("/models/{version}", responses=MISSING)

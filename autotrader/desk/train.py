@@ -27,7 +27,7 @@ from .display import stamp_of
 from .progress import is_watched, progress_bar
 from .walkforward import WalkForward, walkforward
 from ..jobs.templates import typed
-from ..ml.artefact import save_model
+from ..ml.artefact import let_speak, save_model
 from ..ml.importance import ranked
 from ..ml.training import OnProgress, Trained, TrainingProgress
 from ..ml.training import train as train_stages
@@ -276,12 +276,7 @@ class Models(Sequence[RegisteredModel]):
     def activate(self, version: int | str, *, reason: str) -> RegisteredModel:
         "Let one speak for the markets it learned from."
         who = who_asks()
-
-        def begin(store: Store, now_ms: int) -> RegisteredModel:
-            number = registry.model_named(store, version).version
-            return registry.activate(store, number, who=who, reason=reason, now_ms=now_ms)
-
-        return self._done(begin)
+        return self._done(lambda store, now_ms: let_speak(store, version, who=who, reason=reason, now_ms=now_ms))
 
     def delete(self, version: int | str) -> RegisteredModel:
         "Delete one's file, never of one that is live."

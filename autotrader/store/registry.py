@@ -9,6 +9,7 @@ __all__ = ['Pair', 'RegisteredModel', 'models_folder', 'register_model', 'models
 # %% ../../nbs/10_store/70_registry.ipynb #9d852baa
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from ..core.clock import DAY_MS, iso
+from ..core.clock import DAY_MS, iso, timeframe_ms
 from ..core.errors import ConfigError, ModelError
 from ..core.files import write_whole
 from ..core.market import ModelRef
@@ -113,9 +114,16 @@ def _file_name(markets: Sequence[Pair], timeframe: str, version: int, sha256: st
     return "_".join(re.sub(r"[^A-Za-z0-9.-]", "-", word) for word in words) + ".joblib"
 
 
+_NEVER_MS = 253_402_300_800_000  # the year 10000, which no calendar here can write
+
+
 def _check_markets(markets: Sequence[Pair], learned_until_ms: int, good_until_ms: int) -> None:
     if not markets or len(set(markets)) < len(markets):
         raise ConfigError(f"a model has learned from one market or several, each once, was {list(markets)}")
+    if learned_until_ms < 0 or good_until_ms >= _NEVER_MS:
+        raise ConfigError(
+            f"a model's data end, and it is good, between 1970 and the year 9999, was {learned_until_ms} and {good_until_ms} ms: count its days again"
+        )
     if good_until_ms <= learned_until_ms:
         raise ConfigError(
             f"a model must be good for some time after its data, which end at {iso(learned_until_ms)}: it was good until {iso(good_until_ms)}"
@@ -180,7 +188,9 @@ def models_of(
     *,
     deleted: bool = False,  # those without a file too
 ) -> list[RegisteredModel]:  # newest first
-    "Versions there are."
+    "Versions there are; raises `ConfigError` on what is no timeframe."
+    if timeframe is not None:
+        timeframe_ms(timeframe)
     where = [] if deleted else [ModelRow.state == "kept"]
     with store.read() as connection:
         found = _models(store, connection, *where)
@@ -308,6 +318,21 @@ def activations_of(store: Store, market: Pair | None = None, timeframe: str | No
     return [each for each in found if market in (None, each.market) and timeframe in (None, each.timeframe)]
 
 # %% ../../nbs/10_store/70_registry.ipynb #b495a71c
+def _is_there(path: Path) -> bool:
+    "Whether something has this name, be it a link that leads nowhere."
+    return path.is_symlink() or path.exists()
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be removed ({error.strerror or error}): see to the folder's permissions or move it away; "
+            "`autotrader model clean` then ends what was begun"
+        ) from None
+
+
 def _delete(connection: sa.Connection, models: Sequence[RegisteredModel]) -> None:
     "Mark rows; their files go once that is committed."
     gone = sa.update(ModelRow).where(ModelRow.id.in_([m.version for m in models]))
@@ -315,10 +340,10 @@ def _delete(connection: sa.Connection, models: Sequence[RegisteredModel]) -> Non
 
 
 def forget(store: Store, version: int) -> RegisteredModel:
-    "Delete a version's file and keep its row; raises `ConfigError` on one that is live, deleted or not there."
+    "Delete a version's file and keep its row; raises `ConfigError` on one that is live, deleted or not there, `ModelError` where the file will not go: once more, or `clean`, ends it."
     with _alone(store) as connection:
         found = _models(store, connection, ModelRow.id == version)
-        if not found or found[0].state == "deleted":
+        if not found or (found[0].state == "deleted" and not _is_there(found[0].path)):
             raise ConfigError(
                 f"model {version} {'is deleted already' if found else 'does not exist'}: `autotrader model list` shows which there are"
             )
@@ -326,13 +351,26 @@ def forget(store: Store, version: int) -> RegisteredModel:
             names = ", ".join(" ".join(pair) for pair in found[0].live_for)
             raise ConfigError(f"model {version} is live for {names}: activate another one first")
         _delete(connection, found)
-    found[0].path.unlink(missing_ok=True)
+    _remove(found[0].path)
     return model_named(store, version)
 
+# %% ../../nbs/10_store/70_registry.ipynb #58b11d82
+_NAME = r"[^/.][^/]*_v\d+_[0-9a-f]{8}\.joblib"
+_OURS = re.compile(rf"{_NAME}|\.{_NAME}\.\w{{8}}")  # the second: what a writer that died was writing
+_MOST_DAYS = 1_000_000
+
+
+def _may_go(path: Path, state: str | None, before_ms: int) -> bool:
+    "Whether a name in the folder is that of a deleted row, or ours, old and without a row; never a folder or a device."
+    try:
+        told = path.lstat()
+    except OSError:  # gone meanwhile
+        return False
+    if state is not None:
+        return state == "deleted" and (stat.S_ISREG(told.st_mode) or stat.S_ISLNK(told.st_mode))
+    return bool(_OURS.fullmatch(path.name)) and stat.S_ISREG(told.st_mode) and told.st_mtime * 1000 < before_ms
+
 # %% ../../nbs/10_store/70_registry.ipynb #e9c88613
-_OURS = re.compile(r"\.?[^/]+_v\d+_[0-9a-f]{8}\.joblib(\.\w+)?")  # with what a writer that died was writing
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
     "What a clean-up removed."
@@ -353,9 +391,11 @@ def clean(
     days: float,  # older ones go
     now_ms: int,
 ) -> Cleaned:
-    "Delete versions beyond so many or older than so many days, and files of that age without a row; never one that is live. Raises `ConfigError`."
-    if keep < 1 or not days > 0:
-        raise ConfigError(f"clean keeps 1 version or more and some days, was keep = {keep}, days = {days:g}")
+    "Delete versions beyond so many or older than so many days, and files of that age without a row; never one that is live. Raises `ConfigError`, and at its end `ModelError` where a file will not go."
+    if keep < 1 or not 0 < days <= _MOST_DAYS:
+        raise ConfigError(
+            f"clean keeps 1 version or more and some days, at most {_MOST_DAYS:,}, was keep = {keep}, days = {days:g}"
+        )
     before_ms = now_ms - int(days * DAY_MS)
     with _alone(store) as connection:
         listed = _models(store, connection, ModelRow.state == "kept")
@@ -363,12 +403,16 @@ def clean(
         _delete(connection, surplus)
     with _alone(store) as connection:  # nobody registers meanwhile
         rows = {m.path.name: m.state for m in _models(store, connection)}
-        gone = []
+        gone, stuck = [], []
         for path in sorted(models_folder(store).glob("*.joblib*")):  # hidden ones too
-            is_old = _OURS.fullmatch(path.name) and path.stat().st_mtime * 1000 < before_ms
-            if rows.get(path.name) == "deleted" or (path.name not in rows and is_old):
-                path.unlink(missing_ok=True)
-                gone.append(path.name)
+            if _may_go(path, rows.get(path.name), before_ms):
+                try:
+                    _remove(path)
+                    gone.append(path.name)
+                except ModelError as error:
+                    stuck.append(error)
+    if stuck:
+        raise stuck[0] if len(stuck) == 1 else ModelError(f"{len(stuck)} files stay; {stuck[0]}")
     return Cleaned(
         versions=tuple(model.version for model in surplus),
         orphans=tuple(name for name in gone if rows.get(name) != "deleted"),

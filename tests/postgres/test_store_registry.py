@@ -179,3 +179,57 @@ def test_a_process_that_dies_anywhere_leaves_nothing_half(new_database: Callable
             files = set(connection.scalars(sa.select(ModelRow.file).where(ModelRow.state == "kept")))
         assert {path.name for path in models_folder(store).iterdir()} == files
     assert len(heard) == len(set(heard))
+
+
+def test_a_file_that_will_not_go_is_one_line_and_the_next_attempt_ends_it(store: Store) -> None:
+    first, second = (new(store, content, at=at) for content, at in ((b"one", 1), (b"two", 2)))
+    paths = [model_named(store, each).path for each in (first, second)]
+    for path in paths:
+        path.unlink()
+        path.mkdir()  # what no unlink removes, not even for root
+    with pytest.raises(ModelError, match=r"cannot be removed .*model clean") as told:
+        forget(store, first)
+    assert "\n" not in str(told.value) and str(paths[0]) in str(told.value)
+    assert clean(store, keep=9, days=1, now_ms=100 * DAY).versions == (second,)  # and what is no file is left alone
+    assert all(path.is_dir() for path in paths)
+    for path in paths:
+        path.rmdir()
+        path.symlink_to("nowhere")
+    forget(store, first)
+    assert not paths[0].is_symlink()
+    clean(store, keep=9, days=1, now_ms=100 * DAY)
+    assert not paths[1].is_symlink()
+    with pytest.raises(ConfigError, match="is deleted already"):
+        forget(store, first)
+
+
+def test_a_clean_up_takes_what_a_dead_writer_left_and_no_backup(store: Store) -> None:
+    version = new(store, b"live")
+    path = model_named(store, version).path
+    activate(store, version, who="me", reason="best", now_ms=11 * DAY)
+    stem = "bybit_BTCUSDT_1h_v9_0123abcd.joblib"
+    kept = [f"{path.name}.bak", f"{stem}.bak", f"{stem}.old", f".{stem}.bak", f"my-{path.name}.joblib", "notes.joblib"]
+    ours = [stem, f".{stem}.a1b2_3d4"]
+    for name in (*kept, *ours):
+        (path.parent / name).write_bytes(b"x")
+        os.utime(path.parent / name, (1, 1))
+    (path.parent / "bybit_BTCUSDT_1h_v8_0123abcd.joblib").mkdir()
+    (path.parent / "bybit_BTCUSDT_1h_v7_0123abcd.joblib").symlink_to("nowhere")
+    os.utime(path.parent / "bybit_BTCUSDT_1h_v8_0123abcd.joblib", (1, 1))
+    assert sorted(clean(store, keep=9, days=1, now_ms=time.time_ns() // 10**6).orphans) == sorted(ours)
+    left = {each.name for each in path.parent.iterdir()}
+    assert {*kept, path.name} < left and len(left) == len(kept) + 3
+
+
+@pytest.mark.parametrize("days", [float("inf"), float("nan"), 0.0, -1.0, 1e300])
+def test_a_clean_up_wants_a_number_of_days(store: Store, days: float) -> None:
+    with pytest.raises(ConfigError, match="keeps 1 version or more and some days"):
+        clean(store, keep=1, days=days, now_ms=DAY)
+
+
+@pytest.mark.parametrize("until_ms", [2**63, 10**18, 253_402_300_800_000])
+def test_a_model_good_beyond_every_calendar_is_refused(store: Store, until_ms: int) -> None:
+    told = {"fingerprint": "f", "parameters": {}, "scores": {}, "now_ms": DAY, "timeframe": "1h"}
+    with pytest.raises(ConfigError, match="year 9999"):
+        register_model(store, b"x", markets=(BTC,), learned_until_ms=DAY, good_until_ms=until_ms, **told)  # type: ignore[arg-type]
+    assert not models_of(store) and not models_folder(store).exists()

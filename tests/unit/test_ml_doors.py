@@ -15,12 +15,15 @@ import pytest
 
 import autotrader as at
 from autotrader.config.sections import Ml
+from autotrader.config.settings import load as load_settings
 from autotrader.config.settings import write_template
-from autotrader.core.errors import AutotraderError, ConfigError, DataError
+from autotrader.core.errors import AutotraderError, ConfigError, DataError, ModelError
 from autotrader.desk.train import keys_of
 from autotrader.jobs.templates import available, read
-from autotrader.ml.artefact import to_bytes
+from autotrader.ml.artefact import let_speak, to_bytes
 from autotrader.report.folder import read_manifest
+from autotrader.store.database import open_store
+from autotrader.store.registry import active_model, register_model
 
 KEYS: dict[str, Any] = {
     "threshold_up": 0.004,
@@ -74,6 +77,12 @@ def asked(folder: Path, *words: str) -> CompletedProcess[str]:
         (ConfigError, {"threshold_up": -0.01}, "threshold_up = -0.01"),
         (ConfigError, {"threshold_down": 0.01}, "threshold_down = 0.01"),
         (ConfigError, {"threshold_up": 0.0}, "threshold_up = 0.0"),
+        (ConfigError, {"threshold_down": -1.0}, "threshold_down = -1.0"),
+        (ConfigError, {"threshold_down": -5}, "threshold_down = -5"),
+        (ConfigError, {"bagging_fraction": 1e-300}, "bagging_fraction = 1e-300"),
+        (ConfigError, {"feature_fraction": 0.001}, "feature_fraction = 0.001"),
+        (ConfigError, {"prediction_horizon": 100_001}, "prediction_horizon = 100001"),
+        (ConfigError, {"max_age_days": 10**9}, "max_age_days = 1000000000"),
         (ConfigError, {"folds": 1}, "folds = 1"),
         (ConfigError, {"fold": 3}, "did you mean 'folds'"),
         (ConfigError, {"split": "shuffled"}, "split = 'shuffled'"),
@@ -221,7 +230,10 @@ def test_the_command_line_shows_and_moves_models(desk: Path) -> None:
         (["activate", "1", "--reason", " "], "who wants it and why"),
         (["delete", "1"], "model 1 is live for sample EURUSD"),
         (["clean", "--keep", "0"], "keeps 1 version or more"),
+        (["clean", "--days", "inf"], "keeps 1 version or more"),
         (["list", "--symbol", "??"], "is not a market's name"),
+        (["list", "--symbol", "a/b/c"], "is not a market's name"),
+        (["list", "--timeframe", "7x"], "7x"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(desk: Path, words: list[str], says: str) -> None:
@@ -236,3 +248,27 @@ def test_a_timeframe_that_is_not_stored_and_a_market_without_data_are_one_line(d
         with pytest.raises(DataError, match=f"{symbol}.*{timeframe}|{timeframe}.*{symbol}") as told:
             at.load(symbol, timeframe, venue=venue, config=desk / "config.toml")
         assert "\n" not in str(told.value)
+
+
+def test_bytes_that_are_no_model_never_speak(trained: at.Training, tmp_path: Path) -> None:
+    write_template(tmp_path, kind="sample")
+    config = tmp_path / "config.toml"
+    settings = load_settings(config)
+    model = trained.model
+    told: dict[str, Any] = {
+        "markets": model.markets,
+        "timeframe": "1h",
+        "fingerprint": "f",
+        "parameters": {},
+        "scores": {},
+    }
+    times = {"learned_until_ms": model.learned_until_ms, "good_until_ms": model.good_until_ms, "now_ms": 1}
+    whole = to_bytes(model)
+    with open_store(settings.database_url, folder=tmp_path, declared={}, create=True) as store:
+        for content in (b"", b"no model", whole[:-100], whole[:50] + whole[60:]):
+            version = register_model(store, content, **told, **times).version
+            with pytest.raises(ModelError, match="holds no model that can be read") as said:
+                let_speak(store, version, who="me", reason="a try", now_ms=2)
+            assert "\n" not in str(said.value) and active_model(store, "sample", "EURUSD", "1h") is None
+    done = asked(tmp_path, "model", "activate", "2", "--reason", "a try")
+    assert done.returncode == 1 and "holds no model" in done.stderr and len(done.stderr.splitlines()) == 1
