@@ -17,7 +17,7 @@ from .session import Session, share_money
 from .subbot import command, said_of
 from ..core.ports import Bar
 from ..engine.events import Command
-from ..engine.simulate import Tape
+from ..engine.tape import Tape
 from ..strategy.setup import Part, purses
 
 # %% ../../nbs/75_bots/65_recording.ipynb #a6b6c16a

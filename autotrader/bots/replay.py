@@ -15,7 +15,8 @@ import numpy as np
 from ..core.errors import StoreError
 from ..engine.events import INTENT, MAX_INTENTS, OUTSIDE, EventKind, Money
 from ..engine.policy import step
-from ..engine.simulate import FILL, PAYMENT, STOP, Ints
+from ..engine.simulate import FILL, PAYMENT, STOP
+from ..engine.tape import Ints
 
 # %% ../../nbs/75_bots/15_replay.ipynb #a3c209f0
 def fill_of(

@@ -14,7 +14,8 @@ import numpy as np
 from ..core.market import Floats
 from . import inner, kernel
 from .metrics import round_trips
-from .simulate import FILL, Ints, Run, Tape
+from .simulate import FILL, Run
+from .tape import Ints, Tape
 
 # %% ../../nbs/40_engine/60_excursions.ipynb #5e7605b8
 @inner

@@ -19,7 +19,8 @@ import numpy as np
 from ..core.clock import DAY_MS
 from ..core.market import Floats
 from . import kernel
-from .simulate import FILL, Ints, Run, Tape
+from .simulate import FILL, Run
+from .tape import Ints, Tape
 
 # %% ../../nbs/40_engine/50_metrics.ipynb #646c0997
 TRIP = np.dtype(

@@ -15,7 +15,8 @@ from ..core.clock import DAY_MS
 from ..core.errors import DataError
 from ..core.market import Floats
 from ..engine.events import OUTSIDE
-from ..engine.simulate import STOP, Tape
+from ..engine.simulate import STOP
+from ..engine.tape import Tape
 from autotrader.plots.canvas import (
     SCALE,
     WIDTH,

@@ -35,7 +35,8 @@ from autotrader.engine.metrics import (
     round_trips,
     sharpe_ratio,
 )
-from ..engine.simulate import Ints, Run, Tape
+from ..engine.simulate import Run
+from ..engine.tape import Ints, Tape
 from ..search.evaluate import entry_rank, looked_at
 from ..search.task import bars_in
 from ..store.layouts import plainest

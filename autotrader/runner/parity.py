@@ -28,7 +28,8 @@ from autotrader.engine.events import (
     Purpose,
     readable,
 )
-from ..engine.simulate import Ints, Run
+from ..engine.simulate import Run
+from ..engine.tape import Ints
 from .rehearsal import BotRehearsal
 from ..store import journal
 from ..store.database import Store

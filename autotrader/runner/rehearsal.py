@@ -24,7 +24,8 @@ from ..core.clock import DAY_MS, SimulatedClock
 from ..core.errors import ConfigError
 from ..core.ports import OpenVenue
 from ..engine.events import IntentKind, Note, new_state
-from ..engine.simulate import Ints, Run
+from ..engine.simulate import Run
+from ..engine.tape import Ints
 from ..exchange.paper import BAD_DAY, Roughness
 from ..exchange.venues import open_paper, rough_paper
 from ..results.result import Result

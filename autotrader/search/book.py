@@ -31,7 +31,7 @@ from ..core.errors import AutotraderError, ConfigError, StoreError
 from ..core.files import replacing
 from ..core.market import Floats
 from ..engine import source_hash
-from ..engine.simulate import Ints
+from ..engine.tape import Ints
 from .evaluate import STATS, Evaluation
 from .identity import code_of, configuration, fingerprint, model_of, study_of
 from .task import Task

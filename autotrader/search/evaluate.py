@@ -21,7 +21,8 @@ from ..core.executor import Executor
 from ..core.market import E8, Candles, Floats
 from ..engine.metrics import Benchmark, Stats, benchmark_of, daily_returns, measure, round_trips
 from ..engine.signals import Signals
-from ..engine.simulate import Ints, Run
+from ..engine.simulate import Run
+from ..engine.tape import Ints
 from ..features.columns import cached, compute
 from ..features.history import over_history
 from .task import Task

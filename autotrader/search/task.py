@@ -22,7 +22,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.market import COLUMNS, Candles, Floats, Instrument, VenueRules, check
 from ..data.instruments import infer, known
 from ..data.joined import FundingEvents, Market, beside_notes, due_at_close, load_beside, load_market, paid
-from ..engine.simulate import Tape, make_tape
+from ..engine.tape import Tape, make_tape
 from ..store.database import Store
 from ..strategy.setup import Part, history_from, part_for, strategy_for
 from ..strategy.source import strategy_from

@@ -25,7 +25,7 @@ from ..data.joined import FundingEvents
 from ..engine.events import Exit
 from ..engine.metrics import daily_returns, days_per_year, measure, round_trips, sharpe_ratio
 from ..engine.signals import Signals
-from ..engine.simulate import Ints
+from ..engine.tape import Ints
 from .book import DONE, Tell, TrialLedger
 from .evaluate import STATS, looked_at
 from .grid import Selector, check_matters, explore, idle_keys, select, selector_of, sign_of

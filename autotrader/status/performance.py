@@ -23,7 +23,7 @@ from autotrader.engine.metrics import (
     sharpe_ratio,
     trip_statistics,
 )
-from ..engine.simulate import Ints
+from ..engine.tape import Ints
 from .bots import balance_of, kept_of
 from .liveness import stamp
 from .portfolio import cells, newest_in

@@ -27,7 +27,8 @@ from ..engine.events import PARAMS, OrderKind, Sizing, Split, StopKind, StopUnit
 from ..engine.fills import new_costs
 from ..engine.portfolio import Leg, run_portfolio
 from ..engine.signals import Signals
-from ..engine.simulate import Era, Ints, Run, Tape, make_tape, run
+from ..engine.simulate import Era, Run, run
+from ..engine.tape import Ints, Tape, make_tape
 from ..features.columns import Reading, column, compute, watched
 from ..features.history import anchor_ms, anchored, over_history
 from ..store.layouts import plainest

@@ -18,7 +18,8 @@ from ..core.market import Floats
 from ..engine.events import Sizing, StopKind
 from ..engine.metrics import daily_returns, days_per_year, sharpe_ratio
 from ..engine.signals import Signals
-from ..engine.simulate import Era, Ints, Run, Tape, run
+from ..engine.simulate import Era, Run, run
+from ..engine.tape import Ints, Tape
 
 # %% ../../nbs/45_validation/55_entries.ipynb #da5f2853
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

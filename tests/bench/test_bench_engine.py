@@ -24,7 +24,8 @@ from autotrader.engine.events import PARAMS, Sizing, Split, StopKind, Threshold
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import Stats, measure
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Run, Tape, make_tape, run
+from autotrader.engine.simulate import Run, run
+from autotrader.engine.tape import Tape, make_tape
 
 YEAR = 525_600
 MINUTE = 60_000

@@ -17,9 +17,9 @@ from autotrader.core.market import Candles, Instrument, VenueRules
 from autotrader.engine.events import PARAMS
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import equity_returns, sharpe_ratio
-from autotrader.engine.portfolio import Leg, PortfolioRun, Stack, make_stack, run_portfolio
+from autotrader.engine.portfolio import Leg, PortfolioRun, make_stack, run_portfolio
 from autotrader.engine.signals import from_targets
-from autotrader.engine.simulate import make_tape
+from autotrader.engine.tape import Stack, make_tape
 
 MARKETS, YEAR, MINUTE = 10, 525_600, 60_000
 CASH_E8 = 1_000_000 * 10**8

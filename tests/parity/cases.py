@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from autotrader.engine.events import PARAMS, OrderKind, Sizing, Split, StopKind, StopUnit, Threshold
 from autotrader.engine.fills import COSTS
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Tape
+from autotrader.engine.tape import Tape
 
 HOUR_MS = 3_600_000
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS

@@ -16,7 +16,8 @@ from cases import STEP, TICK, UNIT_E8, record
 from autotrader.engine.events import PARAMS, Purpose, StopKind, StopUnit
 from autotrader.engine.fills import COSTS
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Run, Tape, run
+from autotrader.engine.simulate import Run, run
+from autotrader.engine.tape import Tape
 
 CASH = 1_000_000
 BAR_MS = 3_600_000

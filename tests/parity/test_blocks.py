@@ -10,7 +10,8 @@ from test_money import LONG, SHORT, flat, market, played, tape_of
 
 from autotrader.engine.events import Purpose, StopKind
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import BLOCK, Run, in_blocks
+from autotrader.engine.simulate import Run
+from autotrader.engine.tape import BLOCK, in_blocks
 
 MINUTE = 60_000
 

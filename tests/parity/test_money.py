@@ -13,7 +13,8 @@ from autotrader.engine.events import PARAMS, Purpose
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import round_trips
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Run, Tape, run
+from autotrader.engine.simulate import Run, run
+from autotrader.engine.tape import Tape
 from autotrader.strategy.setup import costs_for
 
 E8 = 10**8

@@ -16,7 +16,7 @@ from autotrader.engine.events import PARAMS, Exit, Purpose, Reason
 from autotrader.engine.fills import COSTS
 from autotrader.engine.portfolio import Leg, PortfolioRun, make_stack, run_portfolio
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Tape
+from autotrader.engine.tape import Tape
 
 seeds = st.integers(0, 2**63 - 1)
 

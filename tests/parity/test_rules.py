@@ -25,7 +25,8 @@ from autotrader.engine.events import (
 )
 from autotrader.engine.fills import BAR, COSTS, MAX_EVENTS, accept, match, new_venue, open_bar
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Tape, run
+from autotrader.engine.simulate import run
+from autotrader.engine.tape import Tape
 
 T0 = 1_700_000_000_000 // 86_400_000 * 86_400_000
 MINUTE = 60_000

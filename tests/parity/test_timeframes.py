@@ -14,7 +14,7 @@ from autotrader.core.market import COLUMNS, Candles
 from autotrader.data.joined import load_market, resample
 from autotrader.desk.backtest import backtest, backtest_bot
 from autotrader.engine.events import Purpose
-from autotrader.engine.simulate import make_tape
+from autotrader.engine.tape import make_tape
 from autotrader.results.result import Result
 from autotrader.store import candles as candle_store
 from autotrader.store.database import Store, open_store

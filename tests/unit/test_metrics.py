@@ -29,7 +29,8 @@ from autotrader.engine.metrics import (
     round_trips,
 )
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import FILL, Run, Tape, run
+from autotrader.engine.simulate import FILL, Run, run
+from autotrader.engine.tape import Tape
 from autotrader.report.html import statistics
 
 pytestmark = pytest.mark.filterwarnings("error")

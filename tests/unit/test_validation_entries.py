@@ -15,7 +15,8 @@ from autotrader.engine.events import PARAMS, Sizing, StopKind
 from autotrader.engine.fills import new_costs
 from autotrader.engine.metrics import daily_returns, sharpe_ratio
 from autotrader.engine.signals import Signals
-from autotrader.engine.simulate import Era, Run, Tape, make_tape, run
+from autotrader.engine.simulate import Era, Run, run
+from autotrader.engine.tape import Tape, make_tape
 from autotrader.validation import entries
 from autotrader.validation.entries import Entries, HeldSpans, held_spans, random_entries, shuffled
 
