@@ -306,6 +306,8 @@ def _taken(orders: OpenOrders, row: np.void, seq: int, nth: int) -> OrderRecord:
 
 def _external_rows(orders: OpenOrders, change: Change) -> list[Row]:
     instrument, rows = orders.instrument, list[Row]()
+    if int(change.event["kind"][0]) != EventKind.EXTERNAL:
+        return rows
     taken = rows_from_outside(change.event, change.before, change.after, instrument.rules.unit_e8)
     for nth, row in enumerate(taken):
         order = _taken(orders, row, int(change.event["seq"][0]), nth)
@@ -418,10 +420,17 @@ def _order_rows(orders: OpenOrders, change: Change, evidence: Evidence) -> list[
     return rows
 
 # %% ../../nbs/75_bots/18_projection.ipynb #e7feade0
+_SILENT = frozenset(
+    (int(EventKind.BAR), int(EventKind.CLOCK))
+)  # kinds of events that leave rows only through what they led to
+
+
 def project(orders: OpenOrders, change: Change, evidence: Evidence) -> list[Row]:
     "The rows that a change leaves: table, key, columns; a later row under the same key replaces an earlier one."
-    ts_ms, seq = int(change.event["ts_ms"][0]), int(change.event["seq"][0])
     rows: list[Row] = []
+    if not len(change.intents) and int(change.event["kind"][0]) in _SILENT:
+        return rows
+    ts_ms, seq = int(change.event["ts_ms"][0]), int(change.event["seq"][0])
     if len(change.intents):
         is_shared = bool(change.after["others_e8"][0])
         news = news_rows(orders.bot, ts_ms, change.intents, is_shared=is_shared)
