@@ -61,6 +61,8 @@ def worth_of(
     ledger: TrialLedger | None = None,  # that counts; None: of the desk in this folder
 ) -> WalkForward | str:
     "Trade a model's probability on one market, its threshold chosen before; in words why, where nothing can be."
+    if trained.model.parameters["split"] == "purged":
+        return f'On {candles.symbol} nothing was traded: the stages of split = "purged" learned from later bars too, so none may say anything of these; split = "walk_forward" trades.'
     spoken, first_ms = [stage.from_ms for stage in trained.model.stages], int(candles.open_ms[0])
     usual = usual_of(trained)
     thresholds = sorted({round(min(times * usual, 0.95), 3) for times in _TIMES})

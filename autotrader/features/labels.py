@@ -97,6 +97,8 @@ def triple_barrier_labels(
     value[open_row], end[open_row] = 1, open_row + horizon
     above, below = close * (1.0 + up), close * (1.0 + down)
     for later in range(1, int(horizon) + 1):
+        if not len(open_row):
+            break
         is_down = low[open_row + later] <= below[open_row]
         touched = is_down | (high[open_row + later] >= above[open_row])
         row = open_row[touched]

@@ -242,7 +242,17 @@ def _told_model(history: Candles, reads: Mapping[str, Reading]) -> tuple[str, ..
     "Which model spoke, where one was read."
     if history.model is None or not any(column(name).needs_model for name, _ in reads.values()):
         return ()
-    return (f"its strategy reads {history.model}, SHA-256 {history.model.sha256[:16]}…",)
+    from autotrader.ml.inference import speaker, stage_at
+
+    told = f"its strategy reads {history.model}, SHA-256 {history.model.sha256[:16]}…"
+    model = speaker(history).model
+    if model.parameters.get("split") != "purged":
+        return (told,)
+    share = f"{int((stage_at(model, history.open_ms) < 0).sum()):,} of {len(history):,} bars"
+    return (
+        told,
+        f'the model was trained with split = "purged", by stages that knew later bars: it speaks only of bars after its data and says nothing of {share}',
+    )
 
 
 def _off_tick(played: Candles, instrument: Instrument) -> tuple[str, ...]:

@@ -1,20 +1,21 @@
 """What a model says of a bar depends on the bars up to it and on nothing else: not on later bars, nor on what was asked before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from harness import walk
-from taught import taught
+from taught import SHOWN, taught
 
 from autotrader.core.errors import DataError
-from autotrader.core.market import Candles
-from autotrader.features.columns import cached, column, columns, compute
-from autotrader.features.feature_set import RUN_IN_BARS
+from autotrader.core.market import Candles, Floats
+from autotrader.features.columns import Scale, cached, column, columns, compute, register
+from autotrader.features.feature_set import RUN_IN_BARS, Feature
 from autotrader.ml import inference
 from autotrader.ml.artefact import Model, under
-from autotrader.ml.inference import ages_days, drifts, novelties, predicted, predictor
+from autotrader.ml.inference import ages_days, drifts, novelties, on_trial, predicted, predictor
+from autotrader.strategy.check import check
 from autotrader.strategy.lookahead import absurd, spliced
 from autotrader.strategy.templates import decide, explain, make
 
@@ -193,3 +194,88 @@ def test_a_model_that_was_opened_stays_open_up_to_a_number(candles: Candles, mon
     many = [under(candles[: cuts[0] + more], taught(candles[: cuts[0] + more], cuts=cuts)) for more in (0, 1, 2)]
     speakers = [inference.speaker(each) for each in many]
     assert inference.speaker(many[2]) is speakers[2] and inference.speaker(many[0]) is not speakers[0]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    "Rows of features that are worked out from here on, call by call."
+    calls, real = list[int](), inference.feature_matrix
+
+    def spied(candles: Candles, features: Sequence[Feature], *, first: int = 0) -> np.ndarray:
+        calls.append(len(candles) - first)
+        return real(candles, features, first=first)
+
+    monkeypatch.setattr(inference, "feature_matrix", spied)
+    return calls
+
+
+def test_a_check_works_out_few_rows_for_thousands_of_cuts(
+    candles: Candles, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, rule = counted(monkeypatch), make("ml_probability", {"threshold": 0.4, "exit": 0.3})
+    report = check(rule, under(candles, model), bars=600)
+    assert report.offence is None and report.entries > 0
+    assert sum(test.runs for test in report.tests[:2]) > 1_200
+    assert {test.name: test.runs for test in report.tests}["model"] >= 100
+    assert len(calls) < 700
+
+
+def test_a_check_finds_a_feature_that_knows_the_next_bar(candles: Candles, more_columns: None) -> None:
+    @register(name="next_step_of_test", inputs=("close",), scale=Scale.RATIO)
+    def peek(close: Floats) -> Floats:
+        "what comes next"
+        return np.append(close[1:] / close[:-1] - 1.0, 0.0)
+
+    cheat = taught(
+        candles,
+        cuts=[RUN_IN_BARS + 600],
+        features=(*SHOWN[:3], Feature(name="next_step_of_test")),
+        horizon=1,
+        move=0.004,
+    )
+    report = check(make("ml_probability", {"threshold": 0.4, "exit": 0.3}), under(candles, cheat), bars=60)
+    found = {test.name: test.offence for test in report.tests}["model"]
+    assert found is not None and report.verdict == "looks ahead"
+    assert found.column.startswith("ML_") and found.then != found.now
+
+
+def test_bars_on_trial_are_those_that_were_given_and_no_others(candles: Candles, model: Model, batch: Said) -> None:
+    one, poison = predictor(model), absurd(candles)
+    truth, spoilt = batch["proba_2"], predicted(predictor(model), poison)[:, 2]
+    changed = replace(candles, close=np.where(np.arange(len(candles)) == 1_900, 1.0, candles.close))
+    with on_trial(one, candles, poison):
+        for cut in (1, RUN_IN_BARS + 700, len(candles) - 1):
+            said = predicted(one, spliced(candles, poison, cut))[:, 2]
+            np.testing.assert_array_equal(said, np.concatenate([truth[:cut], spoilt[cut:]]))
+            np.testing.assert_array_equal(predicted(one, candles[:cut])[:, 2], truth[:cut])
+        assert not one.memories
+        np.testing.assert_array_equal(predicted(one, changed), predicted(predictor(model), changed))
+        np.testing.assert_array_equal(predicted(one, candles[3:]), predicted(predictor(model), candles[3:]))
+    assert one.trial is None
+    np.testing.assert_array_equal(predicted(one, spliced(candles, poison, 1_900))[:1_900, 2], truth[:1_900])
+
+
+def test_a_new_bar_of_many_markets_costs_a_row_each(
+    candles: Candles, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"W{number}" for number in range(9)]
+    many = [replace(candles, symbol=name) for name in names]
+    one = predictor(replace(model, markets=tuple((candles.venue, name) for name in names)))
+    for each in many:
+        predicted(one, each[:-700])
+    calls = counted(monkeypatch)
+    for each in many:
+        predicted(one, each[:-699])
+    assert calls == [1] * len(many)
+    monkeypatch.setattr(inference, "MEMORY_BYTES", 3 * next(iter(one.memories.values())).size)
+    predicted(one, many[0])
+    assert 1 <= len(one.memories) <= 3
+
+
+def test_a_stage_says_nothing_of_bars_it_learned_what_came_after(candles: Candles, model: Model, batch: Said) -> None:
+    first, last = RUN_IN_BARS + 600, RUN_IN_BARS + 800
+    later = int(candles.open_ms[first + 50]) + candles.bar_ms
+    knows = replace(model, stages=(replace(model.stages[0], learned_until_ms=later), *model.stages[1:]))
+    said = forgetful(knows)(candles)
+    for name in ("proba_2", "novelty", "drift", "age"):
+        assert np.isnan(said[name][first : first + 50]).all() and np.isfinite(said[name][first + 50 : last]).all(), name
+    np.testing.assert_array_equal(said["proba_2"][first + 50 :], batch["proba_2"][first + 50 :])

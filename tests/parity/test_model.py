@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,19 @@ def test_without_a_model_a_live_bot_says_so_and_is_paused(floor: tuple[Live, Sim
     assert Mode(int(bot.session.bot.state["mode"][0])) is not Mode.RUN and not bot.session.is_out
     entries = [row for row in decisions(store) if row["bar_ms"] > BEGIN + STORED * HOUR and row["direction"]]
     assert entries == []
+
+
+def test_a_backtest_says_of_a_purged_model_that_it_is_silent(model: Model) -> None:
+    candles = WHOLE[:STORED]
+    after_ms = int(candles.open_ms[-1]) + 2 * candles.bar_ms
+    purged = replace(
+        model,
+        stages=tuple(replace(each, learned_until_ms=after_ms) for each in model.stages),
+        parameters={**model.parameters, "split": "purged"},
+    )
+    assert np.isnan(at.compute("ML_UP_PROB", under(candles, purged))).all()
+    rule = make("ml_probability", {"threshold": 0.45, "exit": 0.4})
+    found = at.backtest(rule, under(candles, purged))
+    assert found.stats.trades == 0 and at.backtest(rule, under(candles, model)).stats.trades > 0
+    (note,) = [each for each in found.part.notes if "purged" in each]
+    assert f"says nothing of {len(candles):,} of {len(candles):,} bars" in note

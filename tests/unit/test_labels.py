@@ -2,6 +2,7 @@
 
 import ast
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from autotrader.core.market import Candles
 from autotrader.features.columns import columns
 from autotrader.features.labels import (
     CLASSES,
+    CUT_OFF,
     fixed_horizon_labels,
     labels_of,
     triple_barrier_labels,
@@ -202,3 +204,14 @@ def test_labels_are_no_columns_and_no_feature_or_strategy_reads_them() -> None:
     readers = {str(path.relative_to(package)) for path in named if "labels" in imported(path)}
     below = re.compile(r"core|config|store|data|features|engine|validation|strategy|search|bots|runner")
     assert {name for name in readers if below.match(name)} == set()
+
+
+@pytest.mark.parametrize("horizon", [200, 50_000_000])
+def test_a_horizon_beyond_the_bars_labels_none_and_takes_no_time(horizon: int) -> None:
+    close, begin_s = np.linspace(100.0, 110.0, 200), time.process_time()
+    for found in (
+        fixed_horizon_labels(close, horizon=horizon),
+        triple_barrier_labels(close, close, close, horizon=horizon, up=0.02, down=-0.02),
+    ):
+        assert (found.value == CUT_OFF).all() and (found.end == -1).all()
+    assert time.process_time() - begin_s < 1.0

@@ -105,3 +105,10 @@ def test_a_feature_that_moved_is_named_first(trained: at.Training) -> None:
 def test_a_purged_split_is_told_for_what_it_is(trained: at.Training) -> None:
     told = verdict(trained.model.scores, {**trained.model.parameters, "split": "purged"})
     assert "nobody could have had this record at the time" in " ".join(told)
+
+
+def test_a_purged_model_is_not_traded_and_says_why(trained: at.Training) -> None:
+    model = replace(trained.model, parameters={**trained.model.parameters, "split": "purged"})
+    (why,) = replace(trained, model=model).worth
+    assert isinstance(why, str) and why.startswith('On EURUSD nothing was traded: the stages of split = "purged" ')
+    assert why in verdict(trained.model.scores, model.parameters, [why])
