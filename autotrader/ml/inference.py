@@ -216,7 +216,8 @@ class _Trial:
             new = [replace(asked, memories=OrderedDict(), trial=None) for _ in range(2)]
             pair = zip(new, (self.truth, self.poison), strict=True)
             with np.errstate(all="ignore"):  # of numbers too large
-                self.kept[what] = tuple(_asked(each, bars, what, answer) for each, bars in pair)
+                truth, poison = (_asked(each, bars, what, answer) for each, bars in pair)
+                self.kept[what] = truth, poison
         truth, poison = self.kept[what]
         return np.concatenate([truth[:cut], poison[cut:n]])
 
