@@ -410,12 +410,8 @@ def _model_test(subject: _Subject, bars: Sequence[int]) -> tuple[LookaheadTest, 
                 now = afresh(asked_of, shown, at)[0]
             for of, name in enumerate(("ML_DOWN_PROB", "ML_RANGE_PROB", "ML_UP_PROB")):
                 if now[of] != truth[at, of]:
-                    numbers = {
-                        "then": float(truth[at, of]),
-                        "now": float(now[of]),
-                        "why": f"among all bars, then {how}",
-                    }
-                    found = Offence(test="model", bar=bar, column=name, **numbers)
+                    was, why = float(truth[at, of]), f"among all bars, then {how}"
+                    found = Offence(test="model", bar=bar, column=name, then=was, now=float(now[of]), why=why)
                     return (LookaheadTest(name="model", runs=2 * len(chosen), offence=found),)
     return (LookaheadTest(name="model", runs=2 * len(chosen), offence=None),)
 
