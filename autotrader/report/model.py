@@ -91,12 +91,15 @@ _FIGURES = (
 )
 
 
-def _beside(total: Compared) -> tuple[list[str], list[list[str]]]:
+def _beside(trained: Trained) -> tuple[list[str], list[list[str]]]:
     "Head and rows of all figures, three columns beside each other."
+    total = trained.judged.total
     rows = [
         [name, *(number(getattr(of, key), unit, places) for of in (total.model, total.prior, total.majority))]
         for name, key, unit, places in _FIGURES
     ]
+    way = trained.judged.direction
+    rows.append(["up against down, nats", number(way.model, places=4), number(way.prior, places=4), "–"])
     return ["", "model", "prior", "majority"], rows
 
 
@@ -119,7 +122,12 @@ def _classes(total: Compared) -> tuple[list[str], list[list[str]]]:
 
 def _scores(trained: Trained) -> Markup:
     told = "Prior: the shares of the classes where the fold had learned, said of every bar. Majority: the commonest of them, said with certainty. Log-loss and Brier score: less is better."
-    return section("Beside the prior and the majority", table(*_beside(trained.judged.total)), note(told))
+    way = trained.judged.direction
+    told += f" Up against down: the log-loss of which way, on the {way.rows:,} bars that went either way"
+    if way.skill is not None:
+        told += f"; skill {number(way.skill.estimate, '%', 1)}, {100 * way.skill.level:.0f} % between {number(way.skill.low, '%', 1)} and {number(way.skill.high, '%', 1)}"
+    told += "."
+    return section("Beside the prior and the majority", table(*_beside(trained)), note(told))
 
 
 def _by_class(trained: Trained) -> Markup:
@@ -280,6 +288,17 @@ def _moved(trained: Trained) -> Markup:
     return section("What has changed", table(("feature", "index", "moved"), rows, (0, 2)), note(told))
 
 
+def _never_judged(trained: Trained) -> str:
+    "In words: features that the last stage reads and no judged one did; empty where there are none."
+    *judged, last = trained.model.stages
+    seen = np.unique(np.concatenate([stage.kept for stage in judged]))
+    new = [trained.model.features[place] for place in np.setdiff1d(last.kept, seen)]
+    if not new:
+        return ""
+    named = f"{len(new)} feature{'' if len(new) == 1 else 's'} ({', '.join(new)})"
+    return f"The last stage reads {named} that no judged stage had: the scores say nothing of what it does with {'it' if len(new) == 1 else 'them'}."
+
+
 def _left_out(trained: Trained) -> Markup:
     "Columns that some stage could not learn from."
     k, stages = len(trained.model.features), trained.model.stages
@@ -292,10 +311,12 @@ def _left_out(trained: Trained) -> Markup:
         for label, marks in often.items()
         if marks
     ]
+    new = _never_judged(trained)
     if not rows:
         return section("What was left out", note(f"Nothing: each stage learned from all {k} features."))
     told = "Constant or without any value where a stage learned, or not among the best by gain where max_features says how many; the last stage is the one that speaks from now on."
-    return section("What was left out", table(("feature", "by stage"), rows, (0, 1)), note(told))
+    said = [paragraph(new)] if new else []
+    return section("What was left out", *said, table(("feature", "by stage"), rows, (0, 1)), note(told))
 
 # %% ../../nbs/63_report/60_model.ipynb #3dba14b2
 def _stages(trained: Trained) -> Markup:
@@ -385,4 +406,4 @@ def display(trained: Trained, worth: Sequence[Worth] = ()) -> Markup:
     model = trained.model
     walks = [picture(walk_svg(each)) for each in worth if isinstance(each, WalkResult)]
     told = verdict(_document(trained), model.parameters, worth)
-    return shown(told, notebook_table(*_beside(trained.judged.total), (0,)), picture(_edge(trained)), *walks)
+    return shown(told, notebook_table(*_beside(trained), (0,)), picture(_edge(trained)), *walks)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..features.labels import CLASSES
+from ..ml.stages import LEAST_ROUNDS
 from .summary import FEW_TRIPS, costs_in, number
 from .verdict import in_words
 from ..search.walkforward import WalkResult
@@ -33,6 +34,29 @@ def _edge_said(scores: Document) -> Iterator[str]:
     else:
         yield "The model is no better than the prior."
         yield f"{both}: whoever says that all comes as often as before is nearer."
+
+
+def _way_said(scores: Document) -> Iterator[str]:
+    "Whether it knows direction, or only how much the price will move; then the numbers. Nothing of a model that was scored before this was asked."
+    if not (way := scores.get("direction")):
+        return
+    if (skill := way["skill"]) is None:
+        yield "Too few bars went up or down to tell whether it knows which way."
+        return
+    if way["is_known"]:
+        yield (
+            "It knows direction, up from down."
+            if scores["is_better"]
+            else "Of direction alone, up from down, it knows more than the prior."
+        )
+    else:
+        yield (
+            "It knows how much the price will move, not which way: of up and down it knows no more than chance explains."
+            if scores["is_better"]
+            else "Nor does it know direction, up from down."
+        )
+    low, high = number(skill["low"], "%", 1), number(skill["high"], "%", 1)
+    yield f"Up against down, on the {way['rows']:,} bars that went either way, its log-loss is {way['model']:.4f}, the prior's {way['prior']:.4f} (skill {number(skill['estimate'], '%', 1)}, between {low} and {high})."
 
 
 def title_of(markets: Sequence[Sequence[str]], timeframe: str) -> str:
@@ -104,7 +128,16 @@ def verdict(
     worth: Sequence[WalkResult | str] = (),  # of each market: a walk, or why there is none
 ) -> list[str]:
     "What came of a training, in sentences, the plainest first."
-    told = [*_edge_said(scores), asked_said(scores, parameters), _over_time_said(scores), *_sides_said(scores)]
+    (first, *numbers), way = _edge_said(scores), list(_way_said(scores))
+    told = [
+        first,
+        *way[:1],
+        *numbers,
+        *way[1:],
+        asked_said(scores, parameters),
+        _over_time_said(scores),
+        *_sides_said(scores),
+    ]
     for each in worth:
         told += [each] if isinstance(each, str) else worth_said(each)
     return told
@@ -118,7 +151,9 @@ def notes_of(
     horizon, gap = parameters["prediction_horizon"], parameters["embargo_bars"]
     told = [
         f"A label looks {_many(horizon, 'bar')} ahead; where a stage's learning meets the bars it is judged on, {_many(horizon, 'bar')} and {gap:,} more are left out.",
-        "Scaler, choice of features, rounds of boosting and calibration are fitted on a stage's own rows; rounds and calibration on the newest of them, which the trees have not seen.",
+        "Scaler, choice of features, rounds of boosting and calibration of a judged stage are fitted on its own rows; rounds and calibration on the newest of them, which its trees have not seen.",
+        "The last stage, which speaks from now on, learns from all rows: it takes the median of the judged stages' rounds, and its calibration from their out-of-fold answers. Nothing has judged it.",
+        f"A stage keeps {LEAST_ROUNDS} rounds of boosting at least, where so many were grown, however early it might have stopped.",
         "The interval of the skill comes from drawing whole stretches of bars again, because labels overlap.",
         "Choosing the labels' horizon, the thresholds or the features after having looked is trying again, and nobody counts it here.",
     ]

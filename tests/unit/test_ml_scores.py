@@ -16,6 +16,7 @@ from autotrader.ml.scores import (
     Scores,
     as_json,
     compared,
+    direction_scores,
     judge,
     reliability,
     row_losses,
@@ -135,6 +136,40 @@ def test_rows_of_one_moment_stay_together_however_many_markets_there_are() -> No
     thrice = [np.repeat(each, 3, axis=0) for each in (y, proba, flat, hours)]
     many = skill_interval(*thrice, window_ms=5 * HOUR_MS, seed=1)
     assert (many.low, many.high) == pytest.approx((one.low, one.high))
+
+
+def test_who_knows_only_that_calm_follows_calm_does_not_know_direction() -> None:
+    y, truth = drawn(3_000, seed=6, sharp=0.5)
+    flat, hours = np.tile(class_shares(y), (3_000, 1)), HOUR_MS * np.arange(3_000)
+    calm = truth.copy()
+    calm[:, [0, 2]] = calm[:, [0, 2]].mean(axis=1, keepdims=True)
+    window: dict[str, Any] = {"window_ms": 10 * HOUR_MS, "seed": 7}
+    assert skill_interval(y, calm, flat, hours, **window).low > 0.0
+    assert not direction_scores(y, calm, flat, hours, **window).is_known
+    assert direction_scores(y, truth, flat, hours, **window).is_known
+    mirrored = direction_scores(2 - y, truth[:, ::-1], flat[:, ::-1], hours, **window)
+    assert mirrored.model == pytest.approx(direction_scores(y, truth, flat, hours, **window).model)
+
+
+@settings(max_examples=series.length(20, soak=300))
+@given(st.integers(20, 300), st.integers(0, 10_000))
+def test_the_log_loss_is_that_of_moving_and_of_which_way(rows: int, seed: int) -> None:
+    y, proba = drawn(rows, seed=seed)
+    found = direction_scores(y, proba, proba, HOUR_MS * np.arange(rows), window_ms=HOUR_MS, seed=1)
+    still = np.where(y == 1, proba[:, 1], 1.0 - proba[:, 1])
+    whole = -np.log(still).sum() + (found.rows * found.model if found.rows else 0.0)
+    assert whole == pytest.approx(row_losses(y, proba).sum())
+    assert found.rows == (y != 1).sum() and not found.is_known
+
+
+def test_of_too_few_moves_or_of_none_direction_is_not_told() -> None:
+    y, hours = np.ones(500, np.int8), HOUR_MS * np.arange(500)
+    proba = np.tile([0.0, 1.0, 0.0], (500, 1))
+    none = direction_scores(y, proba, proba, hours, window_ms=HOUR_MS, seed=1)
+    assert (none.rows, none.skill, none.is_known, np.isnan(none.model)) == (0, None, False, True)
+    y[:15] = 2
+    few = direction_scores(y, proba, proba, hours, window_ms=HOUR_MS, seed=1)
+    assert (few.rows, few.skill) == (15, None) and few.model == pytest.approx(np.log(2.0))
 
 
 def test_everything_said_about_a_model_adds_up_and_is_json() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import autotrader as at
 from autotrader.ml.scores import as_json
+from autotrader.ml.stages import LEAST_ROUNDS
 from autotrader.report.model import display, drifts, page
 from autotrader.results.model import verdict
 
@@ -56,6 +57,44 @@ def test_a_model_that_is_worse_than_the_prior_cannot_look_better(trained: at.Tra
         skill = {"estimate": edge, "low": low, "high": 0.2, "level": 0.95}
         told = verdict({**base, "edge": edge, "skill": skill, "is_better": low > 0}, parameters)
         assert told[0].startswith(f"The model is {says}")
+
+
+def test_the_second_sentence_says_whether_it_knows_which_way(trained: at.Training, text: str) -> None:
+    base, parameters = as_json(trained.judged), dict(trained.model.parameters)
+    assert base["direction"]["rows"] == (trained.data.y[trained.fold >= 0] != 1).sum()
+    for is_better, is_known, says in (
+        (True, True, "It knows direction, up from down."),
+        (True, False, "It knows how much the price will move, not which way"),
+        (False, True, "Of direction alone, up from down, it knows more than the prior."),
+        (False, False, "Nor does it know direction"),
+    ):
+        way = base["direction"] | {"is_known": is_known}
+        told = verdict({**base, "is_better": is_better, "direction": way}, parameters)
+        assert told[1].startswith(says) and f"{way['model']:.4f}, the prior's {way['prior']:.4f}" in told[3]
+    few = {**base, "direction": base["direction"] | {"skill": None}}
+    assert verdict(few, parameters)[1].startswith("Too few bars went up or down")
+    old = {name: value for name, value in base.items() if name != "direction"}  # of a model from before
+    assert verdict(old, parameters)[1].startswith("Its log-loss is")
+    way = trained.judged.direction
+    assert re.search(f"up against down, nats.*?{way.model:.4f}.*?{way.prior:.4f}", text, re.DOTALL)
+
+
+def test_the_notes_tell_of_the_last_stage_and_of_the_least_rounds(trained: at.Training, text: str) -> None:
+    *judged, last = trained.model.stages
+    assert last.rounds == int(np.median([stage.rounds for stage in judged])) and last.rows == len(trained.data.y)
+    assert "the median of the judged stages" in text and "from their out-of-fold answers" in text
+    assert f"A stage keeps {LEAST_ROUNDS} rounds of boosting at least" in text
+
+
+def test_what_the_last_stage_reads_and_no_judged_one_did_is_named(trained: at.Training) -> None:
+    *judged, last = trained.model.stages
+    place = int(last.kept[0])
+    without = [replace(stage, kept=stage.kept[stage.kept != place]) for stage in judged]
+    model = replace(trained.model, stages=(*without, last))
+    new = f"({trained.model.features[place]}) that no judged stage had"
+    assert new in page(replace(trained, model=model))
+    half = replace(trained.model, stages=(*without[:1], *judged[1:], last))
+    assert new not in page(replace(trained, model=half))
 
 
 def test_every_figure_stands_beside_the_prior_and_the_majority(trained: at.Training, text: str) -> None:
