@@ -154,11 +154,12 @@ def direction_scores(
 ) -> DirectionScores:
     "Score a model and the prior on which way it went, where it went either way."
     moved = np.flatnonzero(y != 1)
-    side, both = (y[moved] // 2).astype(np.int8), [_sides(each[moved]) for each in (proba, prior)]
-    losses = [float(row_losses(side, each).mean()) if moved.size else np.nan for each in both]
+    side = (y[moved] // 2).astype(np.int8)
+    said, usual = (_sides(each[moved]) for each in (proba, prior))
+    losses = [float(row_losses(side, each).mean()) if moved.size else np.nan for each in (said, usual)]
     windows = np.unique(open_ms[moved] // window_ms).size
     skill = (
-        skill_interval(side, *both, open_ms[moved], window_ms=window_ms, seed=seed)
+        skill_interval(side, said, usual, open_ms[moved], window_ms=window_ms, seed=seed)
         if windows >= LEAST_WINDOWS
         else None
     )

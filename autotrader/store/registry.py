@@ -349,7 +349,9 @@ def forget(store: Store, version: int) -> RegisteredModel:
             )
         if found[0].live_for:
             names = ", ".join(" ".join(pair) for pair in found[0].live_for)
-            raise ConfigError(f"model {version} is live for {names}: activate another one first")
+            raise ConfigError(
+                f"model {version} is live for {names}: activate another one first, or none with `autotrader model deactivate`"
+            )
         _delete(connection, found)
     _remove(found[0].path)
     return model_named(store, version)

@@ -33,6 +33,7 @@ KEYS: dict[str, Any] = {
     "num_leaves": 7,
     "min_child_samples": 20,
 }
+END = ["deactivate", "--venue", "sample", "--symbol", "EURUSD", "--timeframe"]
 TOLD = [word for name, value in KEYS.items() for word in ("-p", f"{name}={value}")]
 
 
@@ -215,7 +216,13 @@ def test_the_command_line_shows_and_moves_models(desk: Path) -> None:
     assert max(map(len, asked(desk, "model", "list").stdout.splitlines())) <= 120
     told = json.loads(asked(desk, "model", "activate", "2", "--reason", "a try", "--json").stdout)
     assert told["live_for"] == ["sample EURUSD"]
-    assert asked(desk, "model", "activate", str(first["version"]), "--reason", "back again").returncode == 0
+    market = ("--venue", "sample", "--symbol", "EURUSD", "--timeframe", "1h")
+    ended = asked(desk, "model", "deactivate", *market, "--reason", "none for now")
+    assert (ended.returncode, ended.stdout) == (0, "no model speaks for sample EURUSD 1h any more\n")
+    rows = json.loads(asked(desk, "model", "list", "--json").stdout)["models"]
+    assert not any(row["live_for"] for row in rows)
+    back = asked(desk, "model", "activate", str(first["version"]), "--reason", "back again")
+    assert back.returncode == 0 and told["verdict"][0] in back.stdout.splitlines()[1]
     gone = json.loads(asked(desk, "model", "delete", "2", "--json").stdout)
     assert gone["state"] == "deleted" and not Path(gone["file"]).exists()
     assert asked(desk, "model", "clean", "--keep", "50", "--days", "500").stdout == "deleted: none\n"
@@ -229,6 +236,10 @@ def test_the_command_line_shows_and_moves_models(desk: Path) -> None:
         (["activate", "1"], "--reason"),
         (["activate", "1", "--reason", " "], "who wants it and why"),
         (["delete", "1"], "model 1 is live for sample EURUSD"),
+        (["delete", "1"], "autotrader model deactivate"),
+        (["deactivate", "--venue", "sample", "--symbol", "EURUSD", "--reason", "x"], "--timeframe"),
+        ([*END, "4h", "--reason", "x"], "no model speaks for sample EURUSD 4h"),
+        ([*END, "1h", "--reason", " "], "who wants it and why"),
         (["clean", "--keep", "0"], "keeps 1 version or more"),
         (["clean", "--days", "inf"], "keeps 1 version or more"),
         (["list", "--symbol", "??"], "is not a market's name"),
