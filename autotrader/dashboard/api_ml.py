@@ -104,7 +104,7 @@ def training_status(shop: Shop, number: Number) -> JobDetails:
 
 @router.post("/stop/{number}", status_code=202, responses=MISSING | CONFLICT)
 def stop_training(shop: Shop, number: Number) -> JobRow:
-    "End a training; no model comes of it."
+    "End a training: one that ends as stopped leaves no model, one that had its model already ends as done."
     _training(shop, number)
     return stop_job(shop, number)
 

@@ -29,6 +29,7 @@ from ..core.clock import Clock, iso
 from ..core.errors import ConfigError, DataError, JobError
 from ..core.files import write_whole
 from . import FOLDER
+from .requests import check_request
 from .templates import JobTemplate, fill, find
 from ..report.folder import read_manifest
 from ..store.database import Store, insert_new
@@ -260,7 +261,7 @@ def launch(
     memory_mb: int = 4096,  # of its processes together
     on_progress: Callable[[Job], None] | None = None,  # called when there is something new
 ) -> Job:  # as it ended; with `detach` as it began
-    "Run a job; raises `ConfigError` on wrong input and `JobError` when the same job is active."
+    "Run a job; raises `ConfigError` on wrong input, `DataError` where what it needs is not stored, and `JobError` when the same job is active."
     if not 0 < timeout_s < float("inf"):
         raise ConfigError(f"the time limit must be greater than 0 seconds, was {timeout_s!r}")
     if memory_mb < 1:
@@ -269,6 +270,7 @@ def launch(
     own = {"config": settings.path.name} if any(p.name == "config" for p in template.parameters) else {}
     values = fill(template, own | dict(parameters))  # a job reads the configuration it was started with
     _refuse_secrets(values, settings)
+    check_request(name, values, settings=settings, store=store)
     limits = {"timeout_s": float(timeout_s), "memory_mb": memory_mb}
     job = _take(template, values, store, settings=settings, clock=clock, **limits)
     _start(job, template, store, settings)

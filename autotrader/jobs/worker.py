@@ -285,7 +285,8 @@ def execute(job: Job, settings: Settings, watch: Watch, hide: Callable[[str], st
         )
     except Exception as error:  # whatever a notebook can do ends as a failed job
         return watch.verdict or ("failed", hide(failure(error, watch)))
-    return watch.verdict or ("done", None)
+    is_whole = how_far(watch)[0] >= 1.0  # it said so, and what came afterwards came too late
+    return ("done", None) if is_whole or watch.verdict is None else watch.verdict
 
 # %% ../../nbs/85_jobs/30_worker.ipynb #729534cd
 def report(job: Job, folder: Path, state: str, error: str | None) -> tuple[str, str | None]:

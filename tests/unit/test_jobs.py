@@ -236,6 +236,21 @@ def test_the_same_job_runs_once_and_a_stop_really_stops(desk: Desk) -> None:
         stop(desk.store, job.id, settings=desk.settings, clock=CLOCK)
 
 
+def test_a_stop_that_comes_after_a_notebook_said_it_was_whole_comes_too_late(desk: Desk) -> None:
+    late = (
+        "import signal, time\nfrom autotrader.jobs import progress\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "progress(1.0, 'whole')\ntime.sleep(1)"
+    )
+    job = desk.launch(desk.template("late", late), detach=True)
+    told = desk.folder / job.folder / "progress.json"
+    for _ in range(1200):
+        if told.exists():
+            break
+        time.sleep(0.05)
+    ended = stop(desk.store, job.id, settings=desk.settings, clock=CLOCK, grace_s=30)
+    assert leaves_its_report(desk, ended, state="done").error is None
+
+
 def test_a_cell_that_ignores_the_interrupt_is_killed_over_its_time_limit(desk: Desk) -> None:
     stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" + LONG
     job = desk.launch(desk.template("stubborn", stubborn), timeout_s=5)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,7 +12,9 @@ from typing import Any
 
 import forked
 import numpy as np
+import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 import autotrader as at
 from autotrader.config.sections import Ml
@@ -165,22 +168,32 @@ def test_the_job_takes_every_key_of_the_configuration(desk: Path) -> None:
     assert names == {*Ml.model_fields, "venue", "symbol", "timeframe", "since", "until", "activate", "reason", "config"}
 
 
+SAMPLE = ["-p", "venue=sample", "-p", "symbol=EURUSD"]
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["-p", "symbol=XRPUSDT"], "XRPUSDT"),
-        (["-p", "venue=sample", "-p", "symbol=EURUSD", "-p", "prediction_horizon=0"], "prediction_horizon"),
+        (["-p", "symbol=XRPUSDT"], "nothing is stored of bybit XRPUSDT"),
+        (["-p", "symbol=??"], "is not a market's name"),
+        (["-p", "symbol="], "names no market"),
+        (["-p", "venue=sample", "-p", "symbol=EURUSD,eur/usd"], "EURUSD is there twice"),
+        (["-p", "venue=a b", "-p", "symbol=EURUSD"], "venue 'a b'"),
+        ([*SAMPLE, "-p", "timeframe=7x"], "timeframe '7x'"),
+        ([*SAMPLE, "-p", "since=soon"], "since 'soon' is not a date"),
+        ([*SAMPLE, "-p", "since=2018-01-01", "-p", "until=2017-01-01"], "must lie before until"),
+        ([*SAMPLE, "-p", "activate=true"], "wants a reason"),
+        ([*SAMPLE, "-p", "prediction_horizon=0"], "prediction_horizon = 0"),
+        ([*SAMPLE, "-p", "folds=three"], "ml.folds must be a whole number"),
     ],
 )
-def test_a_job_told_wrong_ends_with_two_and_leaves_no_model(desk: Path, words: list[str], says: str) -> None:
+def test_a_job_told_wrong_is_refused_before_there_is_a_row_or_a_folder(desk: Path, words: list[str], says: str) -> None:
     before = left(desk)
     done = asked(desk, "job", "run", "train", *words)
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert (
-        re.match(r"autotrader: job \d+ \(train\) failed: cell \d+ of \d+: (Config|Data)Error: ", last) and says in last
-    )
-    assert left(desk) == before
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert says in done.stderr and " failed" not in done.stderr
+    assert left(desk) == before and not (desk / "reports" / "train").exists()
+    assert json.loads(asked(desk, "job", "list", "--json").stdout)["jobs"] == []
 
 
 def test_a_parameter_there_is_not_starts_nothing(desk: Path) -> None:
@@ -189,8 +202,7 @@ def test_a_parameter_there_is_not_starts_nothing(desk: Path) -> None:
 
 
 def test_a_job_trains_the_same_bytes_registers_them_and_tells_what_it_used(desk: Path, trained: at.Training) -> None:
-    sample = ["-p", "venue=sample", "-p", "symbol=EURUSD", "-p", "since=2017-07-01"]
-    done = asked(desk, "job", "run", "train", *sample, *TOLD, "--json")
+    done = asked(desk, "job", "run", "train", *SAMPLE, "-p", "since=2017-07-01", *TOLD, "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)
     manifest = read_manifest(desk / job["folder"])
@@ -283,3 +295,77 @@ def test_bytes_that_are_no_model_never_speak(trained: at.Training, tmp_path: Pat
             assert "\n" not in str(said.value) and active_model(store, "sample", "EURUSD", "1h") is None
     done = asked(tmp_path, "model", "activate", "2", "--reason", "a try")
     assert done.returncode == 1 and "holds no model" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"candles": None}, "a model learns from candles"),
+        ({"candles": "BTCUSDT"}, "was str"),
+        ({"hear": 3}, "hear must be a function"),
+        ({"costs": {"nonsense": 1}}, "nonsense"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_before_training(
+    candles: at.Candles, wrong: dict[str, Any], says: str
+) -> None:
+    def never(part: float, what: str) -> None:
+        raise AssertionError("it trains")
+
+    with pytest.raises(ConfigError, match=says) as told:
+        at.train(**{"candles": candles, "hear": never, "progress": False, **KEYS, **wrong})
+    assert "\n" not in str(told.value)
+
+
+def test_a_frame_is_no_candles(candles: at.Candles) -> None:
+    with pytest.raises(ConfigError, match="was DataFrame"):
+        at.train(pd.DataFrame({"close": candles.close}))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    told = keys_of(Ml(), {"folds": np.int64(3), "learning_rate": np.float32(0.5), "label": np.str_("triple_barrier")})
+    assert (told.folds, told.learning_rate, told.label) == (3, 0.5, "triple_barrier")
+
+
+def ended(folder: Path, number: int) -> dict[str, Any]:
+    for _ in range(600):
+        (row,) = (r for r in json.loads(asked(folder, "job", "list", "--json").stdout)["jobs"] if r["id"] == number)
+        if row["state"] not in ("queued", "running"):
+            return dict(row)
+        time.sleep(0.5)
+    raise AssertionError("it does not end")
+
+
+def test_a_training_whose_report_cannot_be_written_leaves_no_model(desk: Path) -> None:
+    before = left(desk)
+    wanted = [*SAMPLE, "-p", "since=2017-07-01", *TOLD, "-p", "seed=11", "-p", "activate=true", "-p", "reason=new"]
+    begun = json.loads(asked(desk, "job", "run", "train", *wanted, "--detach", "--json").stdout)
+    (desk / begun["folder"] / "folds.csv").mkdir()
+    row = ended(desk, begun["id"])
+    assert row["state"] == "failed" and "IsADirectoryError" in row["error"] and left(desk) == before
+
+
+def test_a_clean_up_that_fails_is_told_and_fails_no_training(desk: Path) -> None:
+    settings = load_settings(desk / "config.toml")
+    refuse = "CREATE TRIGGER stuck BEFORE UPDATE OF state ON models WHEN NEW.state = 'deleted' BEGIN SELECT RAISE(ABORT, 'stuck'); END"
+    with open_store(settings.database_url, folder=desk, declared={}) as store:
+        with store.begin() as connection:
+            connection.execute(sa.text(refuse))
+    wanted = [*SAMPLE, "-p", "since=2017-07-01", *TOLD, "-p", "seed=12", "-p", "keep_models=1"]
+    done = asked(desk, "job", "run", "train", *wanted, "--json")
+    with open_store(settings.database_url, folder=desk, declared={}) as store:
+        with store.begin() as connection:
+            connection.execute(sa.text("DROP TRIGGER stuck"))
+    assert done.returncode == 0, done.stderr
+    folder = desk / json.loads(done.stdout)["folder"]
+    assert "Old models were not cleaned away: " in (folder / "report.html").read_text()
+    results = read_manifest(folder).results or {}
+    (version,) = (each.version for each in at.models(config=desk / "config.toml") if each.sha256 == results["sha256"])
+    assert (results["model"], results["activated"]) == (version, False)
+    at.models(config=desk / "config.toml").delete(version)
+
+
+def test_what_lasts_is_the_last_thing_a_training_does(desk: Path) -> None:
+    cells = ["".join(each["source"]) for each in json.loads(read(available(desk)["train"]).text)["cells"]]
+    acts = [number for number, text in enumerate(cells) if re.search(r"models\.(add|activate|clean)\(", text)]
+    assert acts == [len(cells) - 1]
