@@ -287,7 +287,7 @@ def _moved(trained: Trained) -> Markup:
     ]
     return section("What has changed", table(("feature", "index", "moved"), rows, (0, 2)), note(told))
 
-
+# %% ../../nbs/63_report/60_model.ipynb #07417bcb
 def _never_judged(trained: Trained) -> str:
     "In words: features that the last stage reads and no judged one did; empty where there are none."
     *judged, last = trained.model.stages
