@@ -44,7 +44,7 @@ def rehearsed(folder: Path) -> tuple[Settings, Store]:
     times = dict(zip(("since_ms", "time_ms", "until_ms"), stamps, strict=True))
     details = {"mode": "replay", "state": "trading", "speed": 28_800.0, "feed": None, **times}
     now_ms = SystemClock().now_ms()
-    take_lease(store, RUNNER, holder=holder_name(), now_ms=now_ms, ttl_ms=600_000)
+    take_lease(store, RUNNER, holder=holder_name(), clock=SystemClock(), ttl_ms=600_000)
     said = {RUNNER: details} | {f"{RUNNER}/{bot.id}": {"state": "trading", "why": ""} for bot in settings.sub_bots}
     for name, told in said.items():
         beat(store, name, now_ms=now_ms + 600_000, epoch=1, details=told)  # for as long as it is drawn

@@ -151,7 +151,7 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     "Show the newest jobs, and which notebooks can be run."
-    from autotrader.cli.output import table
+    from autotrader.cli.output import table, wrapped
     from autotrader.jobs.launch import jobs
     from autotrader.jobs.templates import available
 
@@ -159,7 +159,8 @@ def list_jobs(
         rows = [_row(found) for found in jobs(store, limit=limit, **room)]
         names = sorted(available(room["settings"].folder))
     text = table(_fitted(rows)) or "no job has run yet"
-    answer({"jobs": rows, "notebooks": names}, f"{text}\n\nto run: {', '.join(names) or 'none'}", as_json=as_json)
+    known = wrapped(f"to run: {', '.join(names) or 'none'}", "  ")
+    answer({"jobs": rows, "notebooks": names}, f"{text}\n\n{known}", as_json=as_json)
 
 # %% ../../nbs/99_cli/70_jobs.ipynb #27a6bb61
 @job.command("show")
