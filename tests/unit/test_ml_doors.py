@@ -26,7 +26,7 @@ from autotrader.jobs.templates import available, read
 from autotrader.ml.artefact import let_speak, to_bytes
 from autotrader.report.folder import read_manifest
 from autotrader.store.database import open_store
-from autotrader.store.registry import active_model, register_model
+from autotrader.store.registry import active_model, forget, register_model
 
 KEYS: dict[str, Any] = {
     "threshold_up": 0.004,
@@ -349,6 +349,10 @@ def test_a_clean_up_that_fails_is_told_and_fails_no_training(desk: Path) -> None
     settings = load_settings(desk / "config.toml")
     refuse = "CREATE TRIGGER stuck BEFORE UPDATE OF state ON models WHEN NEW.state = 'deleted' BEGIN SELECT RAISE(ABORT, 'stuck'); END"
     with open_store(settings.database_url, folder=desk, declared={}) as store:
+        old = register_model(
+            store, b"old", markets=[("sample", "EURUSD")], timeframe="1h", learned_until_ms=1, good_until_ms=2,
+            fingerprint="f00d", parameters={}, scores={}, now_ms=0,
+        )  # fmt: skip
         with store.begin() as connection:
             connection.execute(sa.text(refuse))
     wanted = [*SAMPLE, "-p", "since=2017-07-01", *TOLD, "-p", "seed=12", "-p", "keep_models=1"]
@@ -356,6 +360,7 @@ def test_a_clean_up_that_fails_is_told_and_fails_no_training(desk: Path) -> None
     with open_store(settings.database_url, folder=desk, declared={}) as store:
         with store.begin() as connection:
             connection.execute(sa.text("DROP TRIGGER stuck"))
+        forget(store, old.version)
     assert done.returncode == 0, done.stderr
     folder = desk / json.loads(done.stdout)["folder"]
     assert "Old models were not cleaned away: " in (folder / "report.html").read_text()
