@@ -75,7 +75,7 @@ def stored_for(values: Mapping[str, Any], store: Store) -> None:
             continue
         there = [(each.first_ms, each.last_ms) for each in spans if each.symbol == symbol]
         if not there:
-            raise DataError(f"nothing is stored of {venue} {symbol}: `autotrader data status` shows what is")
+            raise DataError(f"nothing is stored of {venue} {symbol}: `autotrader data list` shows what is")
         first, last = min(first for first, _ in there), max(last for _, last in there)
         if (begin is not None and begin > last) or (end is not None and end <= first):
             raise DataError(
